@@ -1,0 +1,53 @@
+"""Ask a PyTorch model why, and know whether to believe the answer.
+
+>>> import torch, torchwhy as why
+>>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+>>> explanation = why.explain(model, torch.ones(1, 4))
+>>> explanation.values.shape
+torch.Size([1, 4])
+"""
+
+from torchwhy.api import explain
+from torchwhy.core.errors import MissingExtraError, TorchwhyError, UnsupportedError
+from torchwhy.core.evidence import Check, Verdict
+from torchwhy.core.explanation import Explanation
+from torchwhy.core.site import Site
+from torchwhy.methods import (
+    FeatureAblation,
+    GradCAM,
+    GradientShap,
+    InputXGradient,
+    IntegratedGradients,
+    Method,
+    NoiseTunnel,
+    Occlusion,
+    Saliency,
+    SmoothGrad,
+    SmoothGradSquared,
+    VarGrad,
+)
+from torchwhy.registry import methods
+
+__all__ = [
+    "Check",
+    "Explanation",
+    "FeatureAblation",
+    "GradCAM",
+    "GradientShap",
+    "InputXGradient",
+    "IntegratedGradients",
+    "Method",
+    "MissingExtraError",
+    "NoiseTunnel",
+    "Occlusion",
+    "Saliency",
+    "Site",
+    "SmoothGrad",
+    "SmoothGradSquared",
+    "TorchwhyError",
+    "UnsupportedError",
+    "Verdict",
+    "VarGrad",
+    "explain",
+    "methods",
+]

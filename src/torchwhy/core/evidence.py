@@ -1,0 +1,185 @@
+"""What speaks for and against an explanation, example by example, in numbers and in words.
+
+A `Check` asks one question. Its answer is "pass", "warn" or "unknown", with a reason; the verdict on an explanation is its
+worst answer, and "unknown" where nothing could be checked. There is no overall score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from torchwhy.core.tensors import Tensors
+
+Status: TypeAlias = Literal["pass", "warn", "unknown"]
+
+COMPLETENESS_LIMIT = 0.05  # of the change of the score
+CONVERGENCE_LIMIT = 0.05  # of the attribution, by which it may still change
+NOISE_LIMIT = 0.25  # of the attribution's norm, that may be sampling error
+PRECISION_LIMIT = 0.02  # of the gradient's norm, that may be rounding
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question, answered for each example.
+
+    Attributes:
+        name: short, such as "completeness".
+        question: what is asked, as a person would ask it.
+        status: (B,) answers.
+        value: (B,) numbers that decided.
+        reason: (B,) sentences.
+    """
+
+    name: str
+    question: str
+    status: tuple[Status, ...]
+    value: tuple[float, ...]
+    reason: tuple[str, ...]
+
+    def select(self, index: int) -> Check:
+        """The check of one example."""
+        part = slice(index, index + 1)
+        return Check(self.name, self.question, self.status[part], self.value[part], self.reason[part])
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> Check:
+        return Check(
+            data["name"], data["question"], tuple(data["status"]), tuple(data["value"]), tuple(data["reason"])
+        )
+
+    @staticmethod
+    def of(name: str, question: str, value: Tensor, judge: Callable[[float, int], tuple[Status, str]]) -> Check:
+        """Judge every example by its value: ``judge(value, index) -> (status, reason)``."""
+        values = tuple(value.double().tolist())
+        answers = [judge(v, i) for i, v in enumerate(values)]
+        return Check(name, question, tuple(a[0] for a in answers), values, tuple(a[1] for a in answers))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer to "may I believe it?" for one example."""
+
+    status: Status
+    reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.status}: {'; '.join(self.reasons)}"
+
+
+def verdict(checks: Sequence[Check], index: int) -> Verdict:
+    """The worst answer wins; what passed is told only where nothing warns.
+
+    >>> gap = Check("completeness", "Do the parts add up?", ("pass",), (0.01,), ("the parts add up to 99 %",))
+    >>> str(verdict([gap], 0))
+    'pass: the parts add up to 99 %'
+    >>> str(verdict([], 0))
+    'unknown: this method promises nothing that can be checked for free; ask with check="basic"'
+    """
+    for status in ("warn", "pass", "unknown"):
+        reasons = tuple(c.reason[index] for c in checks if c.status[index] == status)
+        if reasons:
+            return Verdict(status, reasons)
+    return Verdict("unknown", ('this method promises nothing that can be checked for free; ask with check="basic"',))
+
+
+def percent(fraction: float) -> str:
+    """A share in words that does not round a small gap to nothing.
+
+    >>> percent(0.1234), percent(0.00012), percent(1e-9), percent(0)
+    ('12 %', '0.012 %', 'under 0.001 %', '0 %')
+    """
+    if 0 < abs(fraction) < 1e-5:
+        return "under 0.001 %"
+    return f"{100 * fraction:.2g} %" if abs(fraction) < 1 else f"{100 * fraction:.0f} %"
+
+
+def relative_gap(values: Tensors, change: Tensor) -> Tensor:
+    """(B,) by how much the values miss adding up to ``change``, as a share of it.
+
+    Where the score hardly moves, as a share of 1/1000 of what the values could have added up to.
+    """
+    parts = values.double_for_sums()
+    total, size = parts.per_example().double(), abs(parts).per_example().double()
+    scale = torch.maximum(change.double().abs(), 1e-3 * size)
+    gap = (total - change.double()).abs()
+    return gap / scale.clamp_min(torch.finfo(torch.float64).tiny)
+
+
+def completeness(values: Tensors, change: Tensor, standard_error: Tensor | None = None) -> Check:
+    """Do the attributions add up to ``f(x) - f(baseline)``? (B,) relative gaps."""
+    total = values.double_for_sums().per_example().double()
+    relative = relative_gap(values, change)
+    noise = None if standard_error is None else (2 * standard_error.double()).tolist()
+
+    def judge(share: float, i: int) -> tuple[Status, str]:
+        told = f"the parts add up to {total[i]:.4g}, the score moved by {change[i]:.4g}: a gap of {percent(share)}"
+        if share <= COMPLETENESS_LIMIT:
+            return "pass", told
+        if noise is not None and abs(total[i] - change[i]) <= noise[i]:
+            return "pass", f"{told}, within the sampling error of {noise[i]:.2g}"
+        return "warn", f"{told}; use more steps or samples"
+
+    return Check.of("completeness", "Do the parts add up to the change of the score?", relative, judge)
+
+
+def convergence(change: Tensor, tolerance: float | None = None, reached: Tensor | None = None) -> Check:
+    """By how much did the last refinement change the attribution? (B,) relative changes in L1."""
+    limit = CONVERGENCE_LIMIT if tolerance is None else tolerance
+
+    def judge(share: float, i: int) -> tuple[Status, str]:
+        if reached is not None:
+            done = bool(reached[i])
+            told = f"the last doubling of the steps changed the attribution by {percent(share)}"
+            return ("pass", f"{told}, as asked") if done else ("warn", f"{told}; tol={limit:g} was not reached")
+        told = f"half as many steps would change the attribution by {percent(share)}"
+        return ("pass", told) if share <= limit else ("warn", f"{told}: not yet settled, use more steps or tol=")
+
+    return Check.of("convergence", "Would more steps change the picture?", change, judge)
+
+
+def sampling(values: Tensors, standard_error: Tensors) -> Check:
+    """How much of the attribution could be chance? (B,) norm of the standard errors over norm of the values."""
+    signal, noise = (torch.linalg.vector_norm(t.flat().double(), dim=1) for t in (values, standard_error))
+    share = torch.where(signal > 0, noise / signal.clamp_min(torch.finfo(torch.float64).tiny), noise.sign())
+
+    def judge(part: float, i: int) -> tuple[Status, str]:
+        told = f"sampling error is {percent(part)} of the attribution"
+        return ("pass", told) if part <= NOISE_LIMIT else ("warn", f"{told}: draw more samples")
+
+    return Check.of("sampling error", "How much of this is chance?", share, judge)
+
+
+def silence(values: Tensors, moved: Tensor) -> Check | None:
+    """Is everything zero although the score moved? Given only for examples where it matters; None when there is none."""
+    largest = abs(values).flat().amax(1)
+    silent = (largest == 0) & (moved.abs() > 0)
+    if not silent.any():
+        return None
+
+    def judge(size: float, i: int) -> tuple[Status, str]:
+        if silent[i]:
+            return "warn", f"every attribution is zero, yet the score differs from the baseline's by {moved[i]:.4g}"
+        return "unknown", "the attribution is not zero"
+
+    return Check.of("silence", "Does the method see anything at all?", largest, judge)
+
+
+def mixed_precision(full: Tensors, mixed: Tensors) -> Check:
+    """What does the bfloat16 backward pass cost? (B,) relative L2 errors of the gradient at the point."""
+    exact, rounded = full.flat().double(), mixed.flat().double()
+    scale = torch.linalg.vector_norm(exact, dim=1).clamp_min(torch.finfo(torch.float64).tiny)
+    error = torch.linalg.vector_norm(rounded - exact, dim=1) / scale
+
+    def judge(share: float, i: int) -> tuple[Status, str]:
+        told = f"rounding the backward pass changes the gradient at the input by {percent(share)}"
+        return ("pass", told) if share <= PRECISION_LIMIT else ("warn", f"{told}: use precision='full'")
+
+    return Check.of("precision", "Does bfloat16 change the answer?", error, judge)

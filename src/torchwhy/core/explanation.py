@@ -1,0 +1,255 @@
+"""The record of an explanation: what was asked, what came out, and what speaks for and against it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from torchwhy.core.errors import TorchwhyError
+from torchwhy.core.evidence import Check, Verdict, verdict
+from torchwhy.core.guard import module_of
+from torchwhy.core.tensors import TensorOrTensors
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FORMAT = 1
+_TENSORS = ("values", "inputs", "standard_error")
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Attributions of B examples with their evidence.
+
+    Attributes:
+        values: the attributions, in the form of the inputs or of what the layer holds, (B, ...).
+        inputs: what was explained, (B, ...).
+        scores: ``f(x)``, (B,).
+        target: what was explained, in words, one per example.
+        method: the name of the method.
+        at: the layer, or None for the input.
+        predicted: the target is the model's own prediction.
+        options: the method's options.
+        evidence: the checks made.
+        provenance: seed, dtype, device, evaluations, seconds, versions, model and its fingerprint.
+        output: the model's output for the inputs, (B, classes), where it has this form and was seen.
+        standard_error: of the values, for sampling methods.
+        signed: positive values raise the score and negative ones lower it; otherwise values are sizes.
+        classes: names of the outputs, if known.
+    """
+
+    values: TensorOrTensors
+    inputs: TensorOrTensors
+    scores: Tensor
+    target: tuple[str, ...]
+    method: str
+    at: str | None = None
+    predicted: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+    evidence: tuple[Check, ...] = ()
+    provenance: dict[str, Any] = field(default_factory=dict)
+    output: Tensor | None = None
+    standard_error: TensorOrTensors | None = None
+    signed: bool = True
+    classes: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def __getitem__(self, index: int) -> Explanation:
+        """One example, still as a batch of one."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"example {index} of {len(self)}")
+        index %= len(self)
+        part = slice(index, index + 1)
+
+        def cut(t: TensorOrTensors) -> TensorOrTensors:
+            return t[part] if isinstance(t, Tensor) else tuple(p[part] for p in t)
+
+        return replace(
+            self,
+            values=cut(self.values),
+            inputs=cut(self.inputs),
+            scores=self.scores[part],
+            target=self.target[part],
+            evidence=tuple(c.select(index) for c in self.evidence),
+            output=None if self.output is None else self.output[part],
+            standard_error=None if self.standard_error is None else cut(self.standard_error),
+        )
+
+    def __iter__(self) -> Iterator[Explanation]:
+        return (self[i] for i in range(len(self)))
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """One verdict per example."""
+        return tuple(verdict(self.evidence, i) for i in range(len(self)))
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict on all examples: the worst of them."""
+        for status in ("warn", "unknown", "pass"):
+            found = [v for v in self.verdicts if v.status == status]
+            if found:
+                more = (f"the same for {len(found) - 1} more of {len(self)} examples",) if len(found) > 1 else ()
+                return Verdict(found[0].status, found[0].reasons + more)
+        raise AssertionError("an explanation has at least one example")
+
+    def target_name(self, index: int = 0) -> str:
+        """The target of an example, with the class's name where it is known."""
+        name = self.target[index]
+        if self.classes is not None and name.isdigit() and int(name) < len(self.classes):
+            return self.classes[int(name)]
+        return name
+
+    def __repr__(self) -> str:
+        shape = tuple(self.values.shape) if isinstance(self.values, Tensor) else tuple(tuple(v.shape) for v in self.values)
+        where = f" at {self.at!r}" if self.at else ""
+        return f"<Explanation by {self.method}{where} of {len(self)} examples, values {shape}, {self.verdict}>"
+
+    # -- files ----------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write everything to one safetensors file, whose header holds the words as JSON. No pickle."""
+        from safetensors.torch import save_file
+
+        path = Path(path)
+        tensors = {"scores": self.scores}
+        if self.output is not None:
+            tensors["output"] = self.output
+        for name in _TENSORS:
+            value = getattr(self, name)
+            for i, t in enumerate((value,) if isinstance(value, Tensor) else value or ()):
+                tensors[f"{name}.{i}"] = t
+        words = {
+            "format": FORMAT,
+            "tuples": [name for name in _TENSORS if isinstance(getattr(self, name), tuple)],
+            "target": self.target,
+            "method": self.method,
+            "at": self.at,
+            "predicted": self.predicted,
+            "options": {k: v if isinstance(v, _PLAIN) else repr(v) for k, v in self.options.items()},
+            "evidence": [c.as_dict() for c in self.evidence],
+            "provenance": self.provenance,
+            "signed": self.signed,
+            "classes": self.classes,
+        }
+        # Copies of their own, since safetensors refuses tensors that share memory.
+        own = {k: t.detach().cpu().clone(memory_format=torch.contiguous_format) for k, t in tensors.items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+        os.close(handle)
+        try:
+            save_file(own, temporary, metadata={"torchwhy": json.dumps(words)})
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+        return path
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Explanation:
+        """Read what `save` has written."""
+        from safetensors import SafetensorError, safe_open
+
+        if not Path(path).is_file():
+            raise TorchwhyError(f"there is no file {path}")
+        try:
+            with safe_open(path, framework="pt") as file:
+                words = json.loads((file.metadata() or {}).get("torchwhy", "null"))
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a dict
+        except (SafetensorError, json.JSONDecodeError) as error:
+            raise TorchwhyError(f"{path} is not a whole safetensors file ({error})") from error
+        if not isinstance(words, dict) or words.get("format") != FORMAT:
+            raise TorchwhyError(f"{path} is not an explanation of this format ({FORMAT})")
+
+        def gather(name: str) -> TensorOrTensors | None:
+            count = sum(key.startswith(f"{name}.") for key in tensors)
+            parts = tuple(tensors[f"{name}.{i}"] for i in range(count))
+            return (parts if name in words["tuples"] else parts[0]) if parts else None
+
+        values, inputs = gather("values"), gather("inputs")
+        if values is None or inputs is None or "scores" not in tensors:
+            raise TorchwhyError(f"{path} is not a whole explanation: it lacks its tensors")
+        return Explanation(
+            values=values,
+            inputs=inputs,
+            scores=tensors["scores"],
+            target=tuple(words["target"]),
+            method=words["method"],
+            at=words["at"],
+            predicted=words["predicted"],
+            options=words["options"],
+            evidence=tuple(Check.from_dict(c) for c in words["evidence"]),
+            provenance=words["provenance"],
+            output=tensors.get("output"),
+            standard_error=gather("standard_error"),
+            signed=words["signed"],
+            classes=None if words["classes"] is None else tuple(words["classes"]),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything but the tensors, for a program to read."""
+        return {
+            "method": self.method,
+            "at": self.at,
+            "options": {k: v if isinstance(v, _PLAIN) else repr(v) for k, v in self.options.items()},
+            "provenance": self.provenance,
+            "examples": [
+                {
+                    "target": self.target[i],
+                    "target_name": self.target_name(i),
+                    "predicted": self.predicted,
+                    "score": float(self.scores[i]),
+                    "verdict": self.verdicts[i].status,
+                    "reasons": list(self.verdicts[i].reasons),
+                    "evidence": {
+                        c.name: {"status": c.status[i], "value": c.value[i], "reason": c.reason[i]} for c in self.evidence
+                    },
+                }
+                for i in range(len(self))
+            ],
+        }
+
+    # -- to look at -----------------------------------------------------------------------------------------------
+
+    def plot(self, examples: int = 8) -> Figure:
+        """The attributions of the first ``examples`` as a matplotlib figure; nothing is shown on screen."""
+        from torchwhy.render.figure import figure
+
+        return figure(self, examples)
+
+    def _repr_html_(self) -> str:
+        from torchwhy.render.html import card
+
+        return card(self)
+
+
+_PLAIN = (str, int, float, bool, type(None))
+
+
+def fingerprint(model: Any) -> str | None:
+    """A short name for a model's weights: equal weights have equal names, and a changed weight almost surely another.
+
+    Of a large tensor, 65,536 evenly spaced numbers are read.
+    """
+    module = module_of(model)
+    if module is None:
+        return None
+    digest = hashlib.sha256()
+    for name, t in module.state_dict(keep_vars=True).items():
+        if isinstance(t, Tensor):
+            flat = t.detach().reshape(-1)
+            sample = flat[:: max(1, flat.numel() // 65536)].contiguous().cpu()
+            digest.update(f"{name} {t.dtype} {tuple(t.shape)}".encode())
+            digest.update(sample.view(torch.uint8).numpy().tobytes() if sample.numel() else b"")
+    return digest.hexdigest()[:16]

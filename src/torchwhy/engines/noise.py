@@ -1,0 +1,64 @@
+"""Random draws that depend on the seed alone: not on the batch an example is in, the chunk size, or the device."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from torchwhy.core.errors import TorchwhyError
+from torchwhy.core.problem import Points
+from torchwhy.core.tensors import Tensors, accumulator
+
+Stdevs: TypeAlias = float | tuple[float, ...]
+
+
+def draws(seed: int, stream: int = 0, number: int = 0) -> torch.Generator:
+    """A generator of its own for each stream and number of draw."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + stream) * 1_000_003 + number)
+
+
+def normal(stdevs: Stdevs | Tensors, inputs: Tensors, seed: int) -> Points | None:
+    """Noisy copies (K, B, ...) of a slice of the examples for a slice of the draws; None where there is no noise.
+
+    Every example gets the same standard normal draws, scaled by ``stdevs``: a number, one per input, or (B, 1, ...) each.
+    """
+    scales = _scales(stdevs, inputs)
+    if all(isinstance(s, float) and s == 0 for s in scales):
+        return None
+
+    def noisy(es: slice, ks: slice) -> Tensors:
+        out = []
+        for part, (t, scale) in enumerate(zip(inputs, scales, strict=True)):
+            wide = accumulator(t.dtype)
+            z = torch.stack(
+                [
+                    torch.randn(t.shape[1:], generator=draws(seed, stream=2 + part, number=k), dtype=wide)
+                    for k in range(ks.start, ks.stop)
+                ]
+            )
+            z = z.to(t.device)[:, None] * (scale if isinstance(scale, float) else scale[es])
+            out.append(t[es] + z.to(t.dtype) if t.is_floating_point() else t[es].expand(len(z), *t[es].shape))
+        return Tensors(out)
+
+    return noisy
+
+
+def _scales(stdevs: Stdevs | Tensors, inputs: Tensors) -> list[float | Tensor]:
+    """One scale for every input tensor."""
+    if isinstance(stdevs, Tensors):
+        return list(stdevs)
+    scales = stdevs if isinstance(stdevs, tuple) else (stdevs,) * len(inputs)
+    if len(scales) != len(inputs):
+        raise TorchwhyError(f"{len(scales)} stdevs were given for {len(inputs)} inputs: give one for all, or one for each")
+    for number, (s, t) in enumerate(zip(scales, inputs, strict=True)):
+        if s and not t.is_floating_point():
+            raise TorchwhyError(f"input {number} is {t.dtype}, to which noise cannot be added: give it a stdev of 0")
+    return [float(s) for s in scales]
+
+
+def check_stdevs(stdevs: object) -> None:
+    for s in stdevs if isinstance(stdevs, tuple) else (stdevs,):
+        if isinstance(s, bool) or not isinstance(s, int | float) or not 0 <= s < float("inf"):
+            raise TorchwhyError(f"stdevs are standard deviations, numbers of at least 0, not {s!r}")

@@ -1,0 +1,26 @@
+"""Whether to believe an explanation: the checks that cost something."""
+
+from __future__ import annotations
+
+from torchwhy.core.evidence import Check, Status
+from torchwhy.core.problem import Problem
+from torchwhy.core.tensors import Tensors
+from torchwhy.metrics.faithfulness import deletion
+
+CLEARLY, HARDLY = 2.0, 1.0  # standard deviations of a random order
+
+
+def basic_checks(p: Problem, values: Tensors, *, signed: bool) -> tuple[Check, ...]:
+    """Faithfulness: does removing what the explanation marks hurt more than removing at random?"""
+    found = deletion(p, values, signed=signed)
+    random = found.random.mean(0)
+
+    def judge(z: float, i: int) -> tuple[Status, str]:
+        told = f"lowers the score by {found.fall[i]:.3g} on average, at random by {random[i]:.3g} (z = {z:.1f})"
+        if z >= CLEARLY:
+            return "pass", f"removing what is marked {told}"
+        if z < HARDLY:
+            return "warn", f"removing what is marked hurts no more than removing at random: it {told}"
+        return "unknown", f"removing what is marked hurts hardly more than removing at random: it {told}"
+
+    return (Check.of("faithfulness", "Does the score depend on what is marked?", found.z, judge),)
