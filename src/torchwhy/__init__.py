@@ -26,7 +26,6 @@ from torchwhy.methods import (
     SmoothGradSquared,
     VarGrad,
 )
-from torchwhy.registry import methods
 
 __all__ = [
     "Check",
@@ -46,8 +45,7 @@ __all__ = [
     "SmoothGradSquared",
     "TorchwhyError",
     "UnsupportedError",
-    "Verdict",
     "VarGrad",
+    "Verdict",
     "explain",
-    "methods",
 ]

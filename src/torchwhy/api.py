@@ -34,8 +34,8 @@ def explain(
         model: a module or function from the inputs to an output.
         inputs: (B, ...) or a tuple of such.
         target: what to explain, see `torchwhy.core.target`; None is the model's own prediction.
-        method: a method, its class or its name; None is integrated gradients, and feature ablation where the model has no
-            gradient.
+        method: a method, its class or its name; None is integrated gradients, and feature ablation where the model has
+            no gradient.
         at: a layer to explain at, instead of the input.
         baselines: what to compare with, where the method does.
         additional_forward_args: further arguments of the model.
@@ -79,4 +79,4 @@ def explain(
     cls = lookup(method) if isinstance(method, str) else method
     if not cls.info.standalone:
         raise TorchwhyError(f"{cls.__name__} goes around another method: make it yourself and call its explain()")
-    return cls(model, at=at).explain(inputs, **asked, **options)  # type: ignore[no-any-return]
+    return cls(model, at=at).explain(inputs, **asked, **options)

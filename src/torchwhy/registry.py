@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from torchwhy.core.errors import TorchwhyError, closest
 
-_T = TypeVar("_T", bound=type)
+_T = TypeVar("_T", bound=type[Any])
 
 
 @dataclass(frozen=True)
@@ -42,26 +42,26 @@ class Info:
     standalone: bool = True
 
 
-_METHODS: dict[str, type] = {}
+_METHODS: dict[str, type[Any]] = {}
 
 
 def register(info: Info) -> Callable[[_T], _T]:
     """A class decorator that gives a method its facts and its place in the registry, under its class name."""
 
     def enter(cls: _T) -> _T:
-        cls.info = info  # type: ignore[attr-defined]  # declared by Method
+        cls.info = info
         _METHODS[cls.__name__] = cls
         return cls
 
     return enter
 
 
-def methods() -> dict[str, type]:
+def methods() -> dict[str, type[Any]]:
     """All registered methods by name, sorted."""
     return dict(sorted(_METHODS.items()))
 
 
-def lookup(name: str) -> type:
+def lookup(name: str) -> type[Any]:
     """The method of a name; case, dashes and underscores do not matter.
 
     >>> import torchwhy.methods

@@ -1,7 +1,7 @@
 """What speaks for and against an explanation, example by example, in numbers and in words.
 
-A `Check` asks one question. Its answer is "pass", "warn" or "unknown", with a reason; the verdict on an explanation is its
-worst answer, and "unknown" where nothing could be checked. There is no overall score.
+A `Check` asks one question. Its answer is "pass", "warn" or "unknown", with a reason; the verdict on an explanation is
+its worst answer, and "unknown" where nothing could be checked. There is no overall score.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class Check:
         return Check(self.name, self.question, self.status[part], self.value[part], self.reason[part])
 
     def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
         return asdict(self)
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> Check:
-        return Check(
-            data["name"], data["question"], tuple(data["status"]), tuple(data["value"]), tuple(data["reason"])
-        )
+        """The inverse of `as_dict`."""
+        return Check(data["name"], data["question"], tuple(data["status"]), tuple(data["value"]), tuple(data["reason"]))
 
     @staticmethod
     def of(name: str, question: str, value: Tensor, judge: Callable[[float, int], tuple[Status, str]]) -> Check:
@@ -158,7 +158,7 @@ def sampling(values: Tensors, standard_error: Tensors) -> Check:
 
 
 def silence(values: Tensors, moved: Tensor) -> Check | None:
-    """Is everything zero although the score moved? Given only for examples where it matters; None when there is none."""
+    """Is everything zero although the score moved? None where that is so for no example."""
     largest = abs(values).flat().amax(1)
     silent = (largest == 0) & (moved.abs() > 0)
     if not silent.any():
@@ -166,7 +166,10 @@ def silence(values: Tensors, moved: Tensor) -> Check | None:
 
     def judge(size: float, i: int) -> tuple[Status, str]:
         if silent[i]:
-            return "warn", f"every attribution is zero, yet the score differs from the baseline's by {moved[i]:.4g}"
+            return (
+                "warn",
+                f"every attribution is zero, yet the score differs from the baseline's by {moved[i]:.4g}",
+            )
         return "unknown", "the attribution is not zero"
 
     return Check.of("silence", "Does the method see anything at all?", largest, judge)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from torchwhy.core.errors import TorchwhyError
 from torchwhy.core.evidence import Check, Verdict, verdict
+from torchwhy.core.files import write_atomically
 from torchwhy.core.guard import module_of
 from torchwhy.core.tensors import TensorOrTensors
 
@@ -112,7 +112,9 @@ class Explanation:
         return name
 
     def __repr__(self) -> str:
-        shape = tuple(self.values.shape) if isinstance(self.values, Tensor) else tuple(tuple(v.shape) for v in self.values)
+        shape = (
+            tuple(self.values.shape) if isinstance(self.values, Tensor) else tuple(tuple(v.shape) for v in self.values)
+        )
         where = f" at {self.at!r}" if self.at else ""
         return f"<Explanation by {self.method}{where} of {len(self)} examples, values {shape}, {self.verdict}>"
 
@@ -120,7 +122,7 @@ class Explanation:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write everything to one safetensors file, whose header holds the words as JSON. No pickle."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         path = Path(path)
         tensors = {"scores": self.scores}
@@ -145,15 +147,7 @@ class Explanation:
         }
         # Copies of their own, since safetensors refuses tensors that share memory.
         own = {k: t.detach().cpu().clone(memory_format=torch.contiguous_format) for k, t in tensors.items()}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-        os.close(handle)
-        try:
-            save_file(own, temporary, metadata={"torchwhy": json.dumps(words)})
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        write_atomically(path, save(own, metadata={"torchwhy": json.dumps(words)}))
         return path
 
     @staticmethod
@@ -213,7 +207,8 @@ class Explanation:
                     "verdict": self.verdicts[i].status,
                     "reasons": list(self.verdicts[i].reasons),
                     "evidence": {
-                        c.name: {"status": c.status[i], "value": c.value[i], "reason": c.reason[i]} for c in self.evidence
+                        c.name: {"status": c.status[i], "value": c.value[i], "reason": c.reason[i]}
+                        for c in self.evidence
                     },
                 }
                 for i in range(len(self))

@@ -1,8 +1,8 @@
 """The question that every method answers: a function of the value at a site, at one point per example.
 
-With B examples, a `Problem` is the plain function ``f(z) -> (B,)``: the model with the value at the site replaced by ``z``,
-reduced to one score per example by the target. This is the only code that knows how rows are laid out, repeated, cut to the
-memory that is there and counted.
+With B examples, a `Problem` is the plain function ``f(z) -> (B,)``: the model with the value at the site replaced by
+``z``, reduced to one score per example by the target. This is the only code that knows how rows are laid out,
+repeated, cut to the memory that is there and counted.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from torchwhy.core.site import Site, Stop, Tap, find_site
 from torchwhy.core.target import Target, resolve
 from torchwhy.core.tensors import Tensors, as_tensors
 
-# What the intermediate values of one pass may take. On a CPU more rows at a time only push them out of the cache; measured
-# on a small CNN and on ResNet-18, both are within 5 % of their best time per row here.
+# What the intermediate values of one pass may take. On a CPU more rows at a time only push them out of the cache;
+# measured on a small CNN and on ResNet-18, both are within 5 % of their best time per row here.
 CPU_BYTES = 192 * 2**20
 FIRST_ROWS = 16  # in the first pass, which measures the rest
 
@@ -71,11 +71,12 @@ class Problem:
         extra: further arguments of the model; tensors with B rows belong to the examples, all else is passed as it is.
         at: the place to explain; None is the input.
         target: what is explained, see `torchwhy.core.target`.
-        baselines: in place of the inputs, for comparison: numbers or tensors that broadcast to the inputs. At a layer they
-            are carried there by the model.
+        baselines: in place of the inputs, for comparison: numbers or tensors that broadcast to the inputs. At a layer
+            they are carried there by the model.
         baseline_set: the baselines are a set of rows (N, ...); where one baseline is needed, it is their mean.
         layer_baselines: in place of what the layer holds.
-        zero_at_site: without any baseline, compare with zeros at the site rather than with the site's value for zero inputs.
+        zero_at_site: without any baseline, compare with zeros at the site rather than with the site's value for zero
+            inputs.
         batch_size: rows per pass; None measures what fits.
         precision: "mixed" computes gradients in bfloat16.
     """
@@ -129,10 +130,12 @@ class Problem:
 
     @property
     def cost(self) -> Cost:
+        """Rows evaluated so far, by this problem and those made from it."""
         return self._shared.cost
 
     @property
     def progress(self) -> Progress:
+        """Where work is counted."""
         return self._shared.progress
 
     @property
@@ -153,6 +156,7 @@ class Problem:
 
     @property
     def target(self) -> Target:
+        """What is explained, as resolved at the point."""
         if self._target is None:
             self._look()
         assert self._target is not None
@@ -209,7 +213,10 @@ class Problem:
         if self._target is None:
             first = targets[0]
             if first.indices is not None:
-                first = Target(torch.cat([t.indices for t in targets if t.indices is not None]), predicted=first.predicted)
+                first = Target(
+                    torch.cat([t.indices for t in targets if t.indices is not None]),
+                    predicted=first.predicted,
+                )
             self._target = first
         if held:
             self._point = Tensors.cat(held)
@@ -261,7 +268,7 @@ class Problem:
         return out
 
     def carry(self, inputs: Tensors, rows: Tensor) -> Tensors:
-        """What the site holds for other inputs (N, ...), row ``n`` having the extra arguments of example ``rows[n]``."""
+        """What the site holds for other inputs (N, ...), row ``n`` with the extra arguments of example ``rows[n]``."""
         if self.site is None:
             return inputs
         pieces = []
@@ -277,10 +284,21 @@ class Problem:
     def _extra(self, rows: Tensor) -> tuple[Any, ...]:
         """The further arguments for some rows: those that belong to the examples follow them."""
 
-        def belongs(a: Any) -> bool:
-            return isinstance(a, Tensor) and a.ndim > 0 and a.shape[0] == self.size
+        def copy(a: Any) -> Any:
+            # Always a copy, since the model may change its arguments in place.
+            if not isinstance(a, Tensor):
+                return a
+            return a[rows.to(a.device)] if self._belongs(a) else a.clone()
 
-        return tuple(a[rows.to(a.device)] if belongs(a) else a for a in self.extra)
+        return tuple(copy(a) for a in self.extra)
+
+    def _belongs(self, argument: Any) -> bool:
+        return isinstance(argument, Tensor) and argument.ndim > 0 and argument.shape[0] == self.size
+
+    @property
+    def follows(self) -> bool:
+        """Whether some of the further arguments belong to the examples."""
+        return any(self._belongs(a) for a in self.extra)
 
     def rows_per_pass(self) -> int:
         """How many rows with gradients fit, as far as is known."""
@@ -305,7 +323,9 @@ class Problem:
                 raise
         half = len(rows) // 2
         self._shared.limits[gradients] = half
-        parts = [self._evaluate(None if z is None else z[s], rows[s], gradients) for s in (slice(half), slice(half, None))]
+        parts = [
+            self._evaluate(None if z is None else z[s], rows[s], gradients) for s in (slice(half), slice(half, None))
+        ]
         return _Done.cat(parts)
 
     def _run(self, z: Tensors | None, rows: Tensor, gradients: bool) -> _Done:
@@ -313,6 +333,14 @@ class Problem:
 
         ``z`` is put at the site, row by row; None leaves there what the examples bring about.
         """
+        seen = self._forward(z, rows, gradients)
+        scores, target = self._score(seen, rows, gradients)
+        slopes = self._differentiate(scores, seen.leaves, target) if gradients else None
+        shown = seen.output.detach() if isinstance(seen.output, Tensor) and self._target_site is None else None
+        return _Done(scores.detach(), slopes, seen.held, shown, target)
+
+    def _forward(self, z: Tensors | None, rows: Tensor, gradients: bool) -> _Seen:
+        """The model at some rows, as `_run` has them; an engine that changes how a pass runs does it here."""
         with ExitStack() as stack:
             stack.enter_context(torch.set_grad_enabled(gradients))
             tap = None
@@ -323,7 +351,7 @@ class Problem:
                 # A copy, since the model may change its input in place.
                 args = leaves.map(torch.clone)
             else:
-                args = self.inputs[rows]
+                leaves = args = self.inputs[rows]
                 tap = stack.enter_context(Tap(self.model, self.site, z, leaf=gradients))
             seen = None
             if self._target_site is not None:
@@ -335,13 +363,6 @@ class Problem:
         if seen is not None:
             self._shared.reached = True
             output = seen.raw
-        with torch.set_grad_enabled(gradients):
-            target = self._target
-            if target is None:
-                target = self._resolve(output, rows)
-                scores = target(output, torch.arange(len(rows), device=rows.device))
-            else:
-                scores = target(output, rows)
         held = None
         if tap is not None:
             held = tap.held
@@ -351,9 +372,15 @@ class Problem:
             if gradients:
                 leaves = held
             held = held.map(torch.Tensor.detach)
-        slopes = self._differentiate(scores, leaves, target) if gradients else None
-        shown = output.detach() if isinstance(output, Tensor) and seen is None else None
-        return _Done(scores.detach(), slopes, held, shown, target)
+        return _Seen(output, leaves, held)
+
+    def _score(self, seen: _Seen, rows: Tensor, gradients: bool) -> tuple[Tensor, Target]:
+        """Scores (N,) of what a pass has seen, and the target they are of."""
+        with torch.set_grad_enabled(gradients):
+            if self._target is not None:
+                return self._target(seen.output, rows), self._target
+            target = self._resolve(seen.output, rows)
+            return target(seen.output, torch.arange(len(rows), device=rows.device)), target
 
     def _differentiate(self, scores: Tensor, leaves: Tensors, target: Target) -> Tensors:
         what = "target" if target.fn is not None else "score"
@@ -394,7 +421,7 @@ class Problem:
         return part
 
     def moved(self, inputs: Tensors, copies: int) -> Problem:
-        """``copies`` of every example with other inputs (copies * B, ...), explained for the same target and baseline."""
+        """Every example ``copies`` times with other inputs (copies * B, ...), for the same target and baseline."""
         rows = torch.arange(self.size, device=self.inputs.device).repeat(copies)
         part = self._copy()
         part.inputs, part.extra = inputs, self._extra(rows)
@@ -424,7 +451,7 @@ class Problem:
         rows = torch.arange(self.size, device=self.inputs.device)
         base = self._input_baselines()
         shared = all(t.ndim == 0 or t.stride(0) == 0 for t in base)
-        if shared and not any(isinstance(a, Tensor) and a.ndim > 0 and a.shape[0] == self.size for a in self.extra):
+        if shared and not self.follows:
             # One row serves all examples.
             return self.carry(base[:1], rows[:1]).map(lambda t: t.expand(self.size, *t.shape[1:]))
         return self.carry(base, rows)
@@ -446,11 +473,21 @@ class Problem:
             g.shape[1:] != t.shape[1:] or len(g) == 0 for g, t in zip(given, self.inputs, strict=True)
         ):
             raise TorchwhyError(
-                f"baselines are a set of rows like the inputs, (N, ...) with inputs {self.inputs.shapes}, not {given.shapes}"
+                f"baselines are a set of rows like the inputs, (N, ...) with inputs {self.inputs.shapes}, "
+                f"not {given.shapes}"
             )
         if len({len(g) for g in given}) > 1:
             raise TorchwhyError(f"the baselines of a tuple of inputs are rows of the same examples, not {given.shapes}")
         return given.map(lambda g, t: g.detach().to(t), self.inputs)
+
+
+@dataclass
+class _Seen:
+    """What a forward pass leaves for the backward pass."""
+
+    output: Any  # of the model, or what the target's site held
+    leaves: Tensors  # to differentiate with respect to
+    held: Tensors | None  # what the site held
 
 
 @dataclass
@@ -486,13 +523,16 @@ class Meter(TorchDispatchMode):
     """Measures what the intermediate values of a pass take."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it without annotations
         self.total = 0
         self.largest = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        size = sum(t.numel() * t.element_size() for t in tree_leaves(out) if isinstance(t, Tensor) and not t._is_view())
+        # Views and in-place results take nothing: they lie where an argument lies.
+        there = {_place(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        new = [t for t in tree_leaves(out) if isinstance(t, Tensor) and _place(t) not in there]
+        size = sum(t.numel() * t.element_size() for t in new)
         self.total += size
         self.largest = max(self.largest, size)
         return out
@@ -500,7 +540,11 @@ class Meter(TorchDispatchMode):
     def rows(self, rows: int, gradients: bool, device: torch.device) -> int:
         """How many rows to send at a time, judged by a pass over ``rows`` of them."""
         if device.type == "cuda":
-            free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+            free = (
+                torch.cuda.mem_get_info(device)[0]
+                + torch.cuda.memory_reserved(device)
+                - torch.cuda.memory_allocated(device)
+            )
             room = 0.4 * free
         else:
             room = CPU_BYTES
@@ -509,12 +553,18 @@ class Meter(TorchDispatchMode):
         return max(1, int(room / max(taken, 1)))
 
 
+def _place(t: Tensor) -> int:
+    return t.untyped_storage().data_ptr()
+
+
 def broadcast(given: Any, like: Tensors, what: str, whose: str) -> Tensors:
     """Numbers or tensors, one for all parts or one for each, expanded to the shapes of ``like``."""
     parts = given.parts if isinstance(given, Tensors) else given if isinstance(given, tuple) else (given,) * len(like)
-    if isinstance(given, Tensor) and len(like) > 1 or len(parts) != len(like):
+    if (isinstance(given, Tensor) and len(like) > 1) or len(parts) != len(like):
         count = len(parts) if isinstance(given, tuple) else 1
-        raise TorchwhyError(f"{what}: {count} given for {len(like)} tensors of {whose}; give one number, or a tuple of one each")
+        raise TorchwhyError(
+            f"{what}: {count} given for {len(like)} tensors of {whose}; give one number, or a tuple of one each"
+        )
     out = []
     for part, t in zip(parts, like, strict=True):
         if isinstance(part, bool) or not isinstance(part, int | float | Tensor):
@@ -560,8 +610,8 @@ def _check_rows_independent(model: Any) -> None:
     for name, m in module.named_modules() if module is not None else ():
         if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is None:
             raise UnsupportedError(
-                f"{name} ({type(m).__name__}, track_running_stats=False) normalises over the batch even in evaluation mode, "
-                f"so a score depends on the other rows: give it running statistics"
+                f"{name} ({type(m).__name__}, track_running_stats=False) normalises over the batch even in "
+                f"evaluation mode, so a score depends on the other rows: give it running statistics"
             )
 
 

@@ -33,7 +33,8 @@ class Progress:
                 from rich.console import Console
                 from rich.progress import Progress as Bar
 
-                bar = Bar(console=Console(stderr=True), transient=True)
+                # Only a terminal's standard output may be sent past the bar: a file's or a pipe's must stay what it is.
+                bar = Bar(console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty())
                 bar.start()
                 bar.add_task(what, total=total)
             if bar is not None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import EllipsisType, TracebackType
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -103,8 +103,8 @@ class Tap:
         leaf: make what the site holds a leaf of autograd, so that gradients stop and can be read there.
         stop: end the pass there by raising `Stop`.
 
-    After the pass, ``held`` is what the site held (or was given): with ``leaf`` the leaves themselves, else what autograd
-    knows of it, copied so that later in-place operations do not show.
+    After the pass, ``held`` is what the site held (or was given): with ``leaf`` the leaves themselves, else what
+    autograd knows of it, copied so that later in-place operations do not show.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Tap:
         self.raw: Any = None
         self.was_tuple = False
 
-    def __enter__(self) -> Tap:
+    def __enter__(self) -> Self:
         self._handle: RemovableHandle
         if self.site.input:
             self._handle = self.module.register_forward_pre_hook(self._on_input, with_kwargs=True)
@@ -219,6 +219,7 @@ def last_spatial_layer(model: Any, inputs: Tensors, extra: tuple[Any, ...], size
     ]
     if not found:
         raise TorchwhyError(
-            f"{type(root).__name__} has no layer that holds a spatial map (B, C, H, W): say which layer to explain with at="
+            f"{type(root).__name__} has no layer that holds a spatial map (B, C, H, W): "
+            f"say which layer to explain with at="
         )
     return Site(found[-1])

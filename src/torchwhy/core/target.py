@@ -27,7 +27,7 @@ from torchwhy.core.errors import TorchwhyError
 from torchwhy.core.site import Site
 
 TargetLike: TypeAlias = (
-    "int | Tensor | tuple[int, ...] | Sequence[int] | Sequence[tuple[int, ...]] | Callable[[Any], Tensor] | Site | None"
+    "int | tuple[int, ...] | Sequence[int | tuple[int, ...]] | Tensor | Callable[[Any], Tensor] | Site | None"
 )
 
 
@@ -52,13 +52,13 @@ class Target:
         n = len(rows)
         if self.fn is not None:
             return _one_per_row(self.fn(output), n, "the target callable")
-        output = _tensor(output)
+        values = _tensor(output)
         if self.indices is None:
-            return _one_per_row(output, n, "the model")
-        if output.shape[0] != n:
-            raise TorchwhyError(_rows_message(output, n, "the model"))
+            return _one_per_row(values, n, "the model")
+        if values.shape[0] != n:
+            raise TorchwhyError(_rows_message(values, n, "the model"))
         chosen = self.indices[rows]
-        return output[(torch.arange(n, device=output.device), *chosen.unbind(1))]
+        return values[(torch.arange(n, device=values.device), *chosen.unbind(1))]
 
     def select(self, examples: Tensor) -> Target:
         """The target of some of the examples."""
@@ -98,18 +98,22 @@ def resolve(target: Any, output: Any, size: int, site: Site | None = None) -> Ta
             return Target(predicted=True)
         if len(shape) > 1:
             raise TorchwhyError(
-                f"the model's output has shape {tuple(output.shape)}: say what to explain, with target={_example(shape)} "
-                f"or a function from the output to one score per example"
+                f"the model's output has shape {tuple(output.shape)}: say what to explain, with "
+                f"target={_example(shape)} or a function from the output to one score per example"
             )
         return Target(output.argmax(1)[:, None], predicted=True)
     if not shape:
-        raise TorchwhyError(f"the model gives one score per example, so there is no target {target!r}: leave target out")
+        raise TorchwhyError(
+            f"the model gives one score per example, so there is no target {target!r}: leave target out"
+        )
     rows = _as_rows(target, size, shape)
     for row in rows:
         for index, length in zip(row, shape, strict=True):
             if not -length <= index < length:
                 shown = row[0] if len(row) == 1 else row
-                many = f"{length} outputs, numbered 0 to {length - 1}" if len(shape) == 1 else f"outputs of shape {shape}"
+                many = (
+                    f"{length} outputs, numbered 0 to {length - 1}" if len(shape) == 1 else f"outputs of shape {shape}"
+                )
                 raise TorchwhyError(f"target {shown} is out of range: the model gives {many}")
     lengths = torch.tensor(shape, device=output.device)
     return Target(torch.tensor(rows, device=output.device) % lengths)
@@ -121,7 +125,8 @@ def _as_rows(target: Any, size: int, shape: tuple[int, ...]) -> list[tuple[int, 
     if isinstance(target, Tensor):
         if target.is_floating_point() or target.dtype == torch.bool or target.ndim > 1:
             raise TorchwhyError(
-                f"a target tensor holds one integer per example, shape ({size},), not {target.dtype} {tuple(target.shape)}"
+                f"a target tensor holds one integer per example, shape ({size},), "
+                f"not {target.dtype} {tuple(target.shape)}"
             )
         target = target.item() if target.numel() == 1 else target.tolist()
     if hasattr(target, "tolist") and not isinstance(target, Tensor):  # numpy integers and arrays
@@ -199,8 +204,8 @@ def _one_per_row(scores: Any, n: int, source: str) -> Tensor:
 
 def _rows_message(output: Tensor, n: int, source: str) -> str:
     return (
-        f"{source} gave shape {tuple(output.shape)} for {n} rows, where one score per row is needed; rows are examples, "
-        f"or changed copies of them, so a score must depend on its own row alone"
+        f"{source} gave shape {tuple(output.shape)} for {n} rows, where one score per row is needed; "
+        f"rows are examples, or changed copies of them, so a score must depend on its own row alone"
     )
 
 

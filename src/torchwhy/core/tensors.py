@@ -1,7 +1,7 @@
 """Tuple in, tuple out: the one adapter between a user's tensors and the engines.
 
-Models take one tensor or several, layers give one or several, and every formula of this library reads the same for both:
-`Tensors` is a fixed sequence of tensors that share their leading dimensions, with elementwise arithmetic.
+Models take one tensor or several, layers give one or several, and every formula of this library reads the same for
+both: `Tensors` is a fixed sequence of tensors that share their leading dimensions, with elementwise arithmetic.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ class Tensors:
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shape of every part."""
         return tuple(tuple(t.shape) for t in self)
 
     @property
@@ -80,10 +81,11 @@ class Tensors:
 
     @property
     def device(self) -> torch.device:
+        """Where the first part lies."""
         return self.parts[0].device
 
     def scale(self, factors: Tensor) -> Tensors:
-        """Multiply by one factor per leading index: ``factors`` (N,) or (K, N) against parts (N, ...) or (K, N, ...)."""
+        """Multiply by one factor per leading index, ``factors`` (N,) or (K, N)."""
         return self.map(lambda t: t * align(factors, t))
 
     def per_example(self) -> Tensor:
@@ -128,6 +130,7 @@ class Tensors:
         return Tensors(torch.cat(parts) for parts in zip(*pieces, strict=True))
 
     def unwrap(self, as_tuple: bool) -> TensorOrTensors:
+        """In the form a user gave: the tuple, or its only tensor."""
         return self.parts if as_tuple else self.parts[0]
 
 

@@ -1,6 +1,7 @@
 """Games of present and absent features: every method that removes something and watches the score.
 
-A feature is a set of elements of the point. A row says which features are present; the others are filled with the baseline.
+A feature is a set of elements of the point. A row says which features are present; the others are filled with the
+baseline.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ class Groups(Features):
 
     Args:
         point: (B, ...).
-        feature_mask: integers that broadcast to each tensor of the point, as Captum's ``feature_mask``; None makes every
-            element a feature of its own.
+        feature_mask: integers that broadcast to each tensor of the point, as Captum's ``feature_mask``; None makes
+            every element a feature of its own.
     """
 
     def __init__(self, point: Tensors, feature_mask: Tensor | tuple[Tensor, ...] | None = None) -> None:
@@ -62,7 +63,9 @@ class Groups(Features):
     def _given(point: Tensors, feature_mask: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
         masks = feature_mask if isinstance(feature_mask, tuple) else (feature_mask,)
         if len(masks) != len(point):
-            raise TorchwhyError(f"feature_mask has {len(masks)} tensors for {len(point)} of the input: give one for each")
+            raise TorchwhyError(
+                f"feature_mask has {len(masks)} tensors for {len(point)} of the input: give one for each"
+            )
         out = []
         for m, t in zip(masks, point, strict=True):
             if not isinstance(m, Tensor) or m.is_floating_point() or m.is_complex():
@@ -76,8 +79,8 @@ class Groups(Features):
                 raise TorchwhyError(
                     f"feature_mask of shape {tuple(m.shape)} does not broadcast to the input, {tuple(t.shape)}"
                 )
-            m = m.to(t.device).reshape((1,) * (t.ndim - m.ndim) + tuple(m.shape))
-            out.append(m.long().expand(m.shape[0], *t.shape[1:]))
+            ids = m.to(t.device).long().reshape((1,) * (t.ndim - m.ndim) + tuple(m.shape))
+            out.append(ids.expand(ids.shape[0], *t.shape[1:]))
         return out
 
     def mask(self, present: Tensor) -> Tensors:
@@ -123,7 +126,8 @@ class Windows(Features):
         total = self.point.map(lambda t: values.new_zeros(t.shape))
         covers = self.point.map(lambda t: values.new_zeros((1, *t.shape[1:])))
         for value, (number, box) in zip(values, self.boxes, strict=True):
-            total.parts[number][(slice(None), *box)] += value.view(-1, *[1] * len(box))
+            part: Tensor = total.parts[number][(slice(None), *box)]  # a view
+            part += value.view(-1, *[1] * len(box))
             covers.parts[number][(0, *box)] += 1
         return total.map(lambda t, n: t / n.clamp_min(1), covers)
 

@@ -80,6 +80,4 @@ class Moments:
 def join(pieces: dict[int, Moments]) -> Moments:
     """Moments of parts of the examples, keyed by their first, side by side."""
     order = [pieces[start] for start in sorted(pieces)]
-    return Moments(
-        order[0].count, Tensors.cat([m.mean for m in order]), Tensors.cat([m.spread for m in order])
-    )
+    return Moments(order[0].count, Tensors.cat([m.mean for m in order]), Tensors.cat([m.spread for m in order]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import TypeAlias
 
 import torch
@@ -15,14 +16,16 @@ Stdevs: TypeAlias = float | tuple[float, ...]
 
 
 def draws(seed: int, stream: int = 0, number: int = 0) -> torch.Generator:
-    """A generator of its own for each stream and number of draw."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + stream) * 1_000_003 + number)
+    """A generator of its own for each seed, stream and number of draw."""
+    digest = blake2b(f"{seed} {stream} {number}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
 
 
 def normal(stdevs: Stdevs | Tensors, inputs: Tensors, seed: int) -> Points | None:
     """Noisy copies (K, B, ...) of a slice of the examples for a slice of the draws; None where there is no noise.
 
-    Every example gets the same standard normal draws, scaled by ``stdevs``: a number, one per input, or (B, 1, ...) each.
+    Every example gets the same standard normal draws, scaled by ``stdevs``: a number, one per input, or (B, 1, ...)
+    each.
     """
     scales = _scales(stdevs, inputs)
     if all(isinstance(s, float) and s == 0 for s in scales):
@@ -51,7 +54,9 @@ def _scales(stdevs: Stdevs | Tensors, inputs: Tensors) -> list[float | Tensor]:
         return list(stdevs)
     scales = stdevs if isinstance(stdevs, tuple) else (stdevs,) * len(inputs)
     if len(scales) != len(inputs):
-        raise TorchwhyError(f"{len(scales)} stdevs were given for {len(inputs)} inputs: give one for all, or one for each")
+        raise TorchwhyError(
+            f"{len(scales)} stdevs were given for {len(inputs)} inputs: give one for all, or one for each"
+        )
     for number, (s, t) in enumerate(zip(scales, inputs, strict=True)):
         if s and not t.is_floating_point():
             raise TorchwhyError(f"input {number} is {t.dtype}, to which noise cannot be added: give it a stdev of 0")
@@ -59,6 +64,7 @@ def _scales(stdevs: Stdevs | Tensors, inputs: Tensors) -> list[float | Tensor]:
 
 
 def check_stdevs(stdevs: object) -> None:
+    """Raise unless these are standard deviations."""
     for s in stdevs if isinstance(stdevs, tuple) else (stdevs,):
         if isinstance(s, bool) or not isinstance(s, int | float) or not 0 <= s < float("inf"):
             raise TorchwhyError(f"stdevs are standard deviations, numbers of at least 0, not {s!r}")

@@ -14,15 +14,22 @@ from torchwhy.core.errors import TorchwhyError, closest
 Quadrature: TypeAlias = Literal[
     "gausslegendre", "riemann_left", "riemann_middle", "riemann_right", "riemann_trapezoid", "clenshawcurtis"
 ]
-QUADRATURES = ("gausslegendre", "riemann_left", "riemann_middle", "riemann_right", "riemann_trapezoid", "clenshawcurtis")
+QUADRATURES = (
+    "gausslegendre",
+    "riemann_left",
+    "riemann_middle",
+    "riemann_right",
+    "riemann_trapezoid",
+    "clenshawcurtis",
+)
 
 
 @lru_cache(maxsize=64)
 def rule(name: str, n: int) -> tuple[Tensor, Tensor]:
     """Nodes and weights (n,) in float64; the first five are Captum's, number for number.
 
-    Captum's trapezoid spaces its n nodes by 1/(n-1) but weights them by 1/n, so its weights sum to 1 - 1/n. Ours sum to 1:
-    the attribution of a linear model is then exact.
+    Captum's trapezoid spaces its n nodes by 1/(n-1) but weights them by 1/n, so its weights sum to 1 - 1/n. Ours sum
+    to 1: the attribution of a linear model is then exact.
 
     >>> nodes, weights = rule("gausslegendre", 3)
     >>> bool(torch.isclose((weights * nodes**5).sum(), torch.tensor(1 / 6, dtype=torch.float64)))
@@ -52,7 +59,7 @@ def rule(name: str, n: int) -> tuple[Tensor, Tensor]:
 
 
 def clenshaw_curtis(n: int) -> tuple[Tensor, Tensor]:
-    """n + 1 nodes, of which those of n / 2 are every other one; exact for polynomials up to degree n.
+    """N + 1 nodes, of which those of n / 2 are every other one; exact for polynomials up to degree n.
 
     Weights by the cosine sum of Waldvogel, "Fast construction of the Fejér and Clenshaw-Curtis quadrature rules", 2006.
     """

@@ -37,8 +37,8 @@ class FeatureAblation(Method):
     .. math:: \phi_i = f(x) - f(x_{\setminus i})
 
     Args:
-        feature_mask: integers that broadcast to the inputs; elements with the same number, in whichever input of a tuple,
-            are one feature and get one value. None makes every element a feature.
+        feature_mask: integers that broadcast to the inputs; elements with the same number, in whichever input of a
+            tuple, are one feature and get one value. None makes every element a feature.
 
     Shapes: inputs (B, ...), values (B, ...). Units: score.
 
@@ -78,15 +78,16 @@ class FeatureAblation(Method):
 )
 @dataclass(kw_only=True, eq=False)
 class Occlusion(Method):
-    r"""The fall of the score when a window is replaced by its baseline, averaged over the windows that cover an element.
+    r"""The fall of the score when a window is replaced by its baseline, as a mean over the windows on an element.
 
     .. math:: \phi_i = \frac{1}{|\{w \ni i\}|} \sum_{w \ni i} \left( f(x) - f(x_{\setminus w}) \right)
 
     Args:
-        sliding_window_shapes: the window without the batch dimension, such as ``(3, 15, 15)`` for an image; a number for
-            vectors; for a tuple of inputs a tuple of such. None takes all channels and about a fifth of every other length.
-        strides: the steps of the window, a number for all dimensions, one per dimension, or for a tuple of inputs a tuple of
-            such. None is 1 where the window was given, and else half the window.
+        sliding_window_shapes: the window without the batch dimension, such as ``(3, 15, 15)`` for an image; a number
+            for vectors; for a tuple of inputs a tuple of such. None takes all channels and about a fifth of every other
+            length.
+        strides: the steps of the window, a number for all dimensions, one per dimension, or for a tuple of inputs a
+            tuple of such. None is 1 where the window was given, and else half the window.
 
     Shapes: inputs (B, ...), values (B, ...). Units: score.
 
@@ -104,7 +105,9 @@ class Occlusion(Method):
         shapes, strides = self._windows(p.point)
         windows = Windows(p.point, shapes, strides)
         falls = Game(p, windows).one_absent()
-        return Attribution(windows.spread(falls), details={"windows": windows.count, "window": shapes, "stride": strides})
+        return Attribution(
+            windows.spread(falls), details={"windows": windows.count, "window": shapes, "stride": strides}
+        )
 
     def _windows(self, point: Tensors) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
         """Window and strides for every tensor, checked."""
@@ -120,7 +123,9 @@ class Occlusion(Method):
                 if w > length:
                     raise TorchwhyError(f"the window {window} is larger than the input, {tuple(t.shape[1:])}")
                 if w < length and s > w:
-                    raise TorchwhyError(f"strides {steps} are larger than the window {window}: what lies between goes unseen")
+                    raise TorchwhyError(
+                        f"strides {steps} are larger than the window {window}: what lies between goes unseen"
+                    )
         return shapes, strides
 
 
@@ -135,17 +140,19 @@ def _fifth(t: Tensor) -> tuple[int, ...]:
 
 def _per_input(sizes: Sizes, point: Tensors, what: str, of_number: bool) -> list[tuple[int, ...]]:
     """Sizes as one tuple of dimensions for each tensor."""
-    nested = isinstance(sizes, tuple) and any(isinstance(s, tuple) for s in sizes)
-    each = list(sizes) if nested or (len(point) > 1 and isinstance(sizes, tuple)) else [sizes] * len(point)
+    each: list[Any] = [sizes] * len(point)
+    if isinstance(sizes, tuple) and (len(point) > 1 or any(isinstance(s, tuple) for s in sizes)):
+        each = list(sizes)
     if len(each) != len(point):
         raise TorchwhyError(f"{what}: {len(each)} given for {len(point)} inputs")
     out: list[tuple[int, ...]] = []
     for size, t in zip(each, point, strict=True):
         dims = t.ndim - 1
-        shape = (size,) * (dims if of_number else 1) if isinstance(size, int) else tuple(size)  # type: ignore[arg-type]
+        shape = (size,) * (dims if of_number else 1) if isinstance(size, int) else tuple(size)
         if len(shape) != dims or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in shape):
             raise TorchwhyError(
-                f"{what} {size} must be {dims} whole numbers of at least 1, for an input of {tuple(t.shape[1:])} per example"
+                f"{what} {size} must be {dims} whole numbers of at least 1, "
+                f"for an input of {tuple(t.shape[1:])} per example"
             )
         out.append(shape)
     return out

@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import torch
@@ -23,7 +22,8 @@ from torchwhy.core.problem import Precision, Problem
 from torchwhy.core.progress import Progress
 from torchwhy.core.site import Site
 from torchwhy.core.target import TargetLike
-from torchwhy.core.tensors import Tensors, TensorOrTensors, as_tensors
+from torchwhy.core.tensors import TensorOrTensors, Tensors, as_tensors
+from torchwhy.core.versions import versions
 from torchwhy.registry import Info
 
 Level: TypeAlias = Literal["free", "basic"]
@@ -116,7 +116,10 @@ class Method(ABC):
             TorchwhyError: what was given does not fit, or the promise of the method cannot be kept.
         """
         method = self.with_options(**options)
-        with method._open(inputs, baselines, target, additional_forward_args, layer_baselines) as (p, was_tuple):
+        with method._open(inputs, baselines, target, additional_forward_args, layer_baselines) as (
+            p,
+            was_tuple,
+        ):
             found = method._compute(p)
             return found.values.unwrap(was_tuple if p.site is None else p.was_tuple)
 
@@ -145,7 +148,10 @@ class Method(ABC):
         if check not in ("free", "basic"):
             raise TorchwhyError(f"check is 'free' or 'basic', not {check!r}")
         began = time.perf_counter()
-        with method._open(inputs, baselines, target, additional_forward_args, layer_baselines) as (p, was_tuple):
+        with method._open(inputs, baselines, target, additional_forward_args, layer_baselines) as (
+            p,
+            was_tuple,
+        ):
             found = method._compute(p)
             checks = method._free_checks(p, found)
             explained = dataclasses.replace(p.cost)
@@ -167,7 +173,7 @@ class Method(ABC):
 
     def options(self) -> dict[str, Any]:
         """The options that decide the numbers."""
-        hidden = {"model", "at", "batch_size", "progress", "method"}
+        hidden = {"model", "at", "batch_size", "progress"}
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in hidden}
 
     # -- within ---------------------------------------------------------------------------------------------------
@@ -213,13 +219,15 @@ class Method(ABC):
         values = found.values
         # Attributions of integers, such as pixel values or token ids, are not integers.
         found.values = values.map(lambda v, t: v.to(t.dtype) if t.is_floating_point() else v, p.point)
-        finite = torch.stack([v.flatten(1).isfinite().all(1) if v.ndim > 1 else v.isfinite() for v in found.values]).all(0)
+        finite = torch.stack(
+            [v.flatten(1).isfinite().all(1) if v.ndim > 1 else v.isfinite() for v in found.values]
+        ).all(0)
         if not finite.all():
             bad = (~finite).nonzero().flatten().tolist()
+            more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
             raise TorchwhyError(
-                f"the attribution of example {bad[0]}{f' and {len(bad) - 1} more' if len(bad) > 1 else ''} is not finite: "
-                f"a gradient or score on the way overflowed or is undefined (a root or logarithm at 0?); "
-                f"try other baselines or a wider dtype"
+                f"the attribution of example {bad[0]}{more} is not finite: a gradient or score on the way overflowed "
+                f"or is undefined (a root or logarithm at 0?); try other baselines or a wider dtype"
             )
         return found
 
@@ -255,7 +263,7 @@ class Method(ABC):
         module = module_of(self.model)
         return Explanation(
             values=found.values.unwrap(as_tuple),
-            inputs=p.inputs.unwrap(was_tuple),
+            inputs=p.inputs.map(torch.clone).unwrap(was_tuple),  # what happens to the user's tensors later is not shown
             scores=p.scores,
             target=tuple(p.target.names(p.size)),
             method=type(self).__name__,
@@ -273,8 +281,7 @@ class Method(ABC):
                 "backward_rows": explained.backward,
                 "check_rows": p.cost.forward - explained.forward,
                 "seconds": round(seconds, 4),
-                "torchwhy": _version(),
-                "torch": str(torch.__version__),
+                **versions(),
                 **found.details,
             },
             output=p.output,
@@ -282,13 +289,6 @@ class Method(ABC):
             signed=self.facts.signed,
             classes=classes,
         )
-
-
-def _version() -> str:
-    try:
-        return version("torchwhy")
-    except PackageNotFoundError:
-        return "0+unknown"
 
 
 def at_least(name: str, value: Any, least: int) -> None:

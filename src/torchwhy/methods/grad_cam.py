@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from torchwhy.core.problem import Precision, Problem
@@ -31,8 +30,8 @@ class GradCAM(Method):
 
     .. math:: \phi_{uv} = \sum_c \Big( \frac{1}{|UV|} \sum_{u'v'} \frac{\partial f}{\partial A_{cu'v'}} \Big) A_{cuv}
 
-    of what a layer holds, :math:`A`. Without ``at``, the last layer with a spatial map is taken. The map has the layer's
-    resolution; plots say how they enlarge it.
+    of what a layer holds, :math:`A`. Without ``at``, the last layer with a spatial map is taken. The map has the
+    layer's resolution; plots say how they enlarge it.
 
     Args:
         relu_attributions: keep only what speaks for the target, as in the paper; False keeps the sign.
@@ -43,7 +42,8 @@ class GradCAM(Method):
 
     Paper: R. Selvaraju et al., "Grad-CAM", ICCV 2017, arXiv:1610.02391.
 
-    >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(8, 3))
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(8,
+    3))
     >>> GradCAM(model, at="0").attribute(torch.ones(1, 1, 4, 4)).shape
     torch.Size([1, 1, 2, 2])
     """

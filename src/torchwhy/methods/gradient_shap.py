@@ -73,7 +73,7 @@ class GradientShap(Method):
 
         def points(es: slice, ks: slice) -> Tensors:
             nonlocal way
-            start = held[row[ks].to(p.point.device)].map(lambda t: t[:, None])
+            start = held[row[ks].to(p.point.device)].map(lambda t: _for_all(t, es))
             if noise is None:
                 end = p.point[es].map(lambda t: t[None])
             else:
@@ -108,14 +108,19 @@ class GradientShap(Method):
         held = self._held(p)
         row, counts = self._draws(held.size)[0].unique(return_counts=True)
         used = held[row.to(p.point.device)]
-        scores = p.scores_at(lambda es, ks: _for_all(used[ks], es.stop - es.start), len(row), "scoring the baselines")
-        shares = (counts / counts.sum()).to(scores)
-        return p.scores - shares @ scores
+        scores = p.scores_at(lambda es, ks: used[ks].map(lambda t: _for_all(t, es)), len(row), "scoring the baselines")
+        shares = align(counts.to(scores) / self.n_samples, scores)
+        return p.scores - (shares * scores).sum(0)
 
     def _held(self, p: Problem) -> Tensors:
-        """What the site holds for the baselines, (N, ...)."""
+        """What the site holds for the baselines, (N, 1, ...), or (N, B, ...) where it depends on the example."""
         background = p.background()
-        return p.carry(background, torch.zeros(background.size, dtype=torch.long, device=p.point.device))
+        n = background.size
+        if p.site is None or not p.follows:
+            rows = torch.zeros(n, dtype=torch.long, device=p.point.device)
+            return p.carry(background, rows).map(lambda t: t[:, None])
+        examples = torch.arange(p.size, device=p.point.device).repeat(n)
+        return p.carry(background.map(lambda t: t.repeat_interleave(p.size, 0)), examples).split(n)
 
     def _draws(self, rows: int) -> tuple[Tensor, Tensor]:
         """Which baseline and which position on the way, for every draw."""
@@ -124,6 +129,8 @@ class GradientShap(Method):
         return row, torch.rand(self.n_samples, generator=generator, dtype=torch.float64)
 
 
-def _for_all(rows: Tensors, examples: int) -> Tensors:
-    """(K, ...) as (K, B, ...)."""
-    return rows.map(lambda t: t[:, None].expand(-1, examples, *t.shape[1:]))
+def _for_all(baselines: Tensor, es: slice) -> Tensor:
+    """(K, 1 or all, ...) as (K, examples, ...)."""
+    if baselines.shape[1] == 1:
+        return baselines.expand(-1, es.stop - es.start, *baselines.shape[2:])
+    return baselines[:, es]

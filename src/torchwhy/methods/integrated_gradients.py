@@ -37,16 +37,16 @@ class IntegratedGradients(Method):
 
     .. math:: \phi_i = (x_i - x'_i) \int_0^1 \frac{\partial f(x' + \alpha (x - x'))}{\partial x_i} \, d\alpha
 
-    so that :math:`\sum_i \phi_i = f(x) - f(x')`. At a layer, the line runs between what the layer holds for the input and
-    what it holds for the baseline.
+    so that :math:`\sum_i \phi_i = f(x) - f(x')`. At a layer, the line runs between what the layer holds for the input
+    and what it holds for the baseline.
 
     Args:
         n_steps: gradients per example.
         method: the quadrature; None is "gausslegendre", and "clenshawcurtis" with ``tol``.
         tol: refine each example, doubling its steps, until the attribution changes by less than this share (in L1)
-            between refinements and the completeness gap is below this share of the change of the score; the evidence says
-            where that could not be reached within ``max_steps``. Steps are reused, so that the last refinement is all one
-            pays for. On ReLU networks the error falls like one over the number of steps.
+            between refinements and the completeness gap is below this share of the change of the score; the evidence
+            says where that could not be reached within ``max_steps``. Steps are reused, so that the last refinement is
+            all one pays for. On ReLU networks the error falls like one over the number of steps.
         max_steps: of a refinement.
         multiply_by_inputs: False gives the mean gradient alone, without the factor :math:`x - x'`.
         precision: "mixed" computes the backward passes in bfloat16 and adds the error this makes to the evidence.
@@ -73,7 +73,9 @@ class IntegratedGradients(Method):
         at_least("max_steps", self.max_steps, 2 * FIRST_STEPS)
         if self.tol is not None:
             if self.method not in (None, "clenshawcurtis"):
-                raise TorchwhyError(f"tol refines by Clenshaw-Curtis quadrature, not {self.method}: leave one of them out")
+                raise TorchwhyError(
+                    f"tol refines by Clenshaw-Curtis quadrature, not {self.method}: leave one of them out"
+                )
             if not 0 < self.tol < 1:
                 raise TorchwhyError(f"tol is a share between 0 and 1, not {self.tol}")
 
@@ -103,6 +105,7 @@ class IntegratedGradients(Method):
         change, steps = torch.ones_like(moved), torch.zeros_like(moved, dtype=torch.long)
         reached = torch.zeros_like(moved, dtype=torch.bool)
         active = torch.arange(p.size, device=p.point.device)
+        previous = values
         sums: list[Tensors] = []  # of the gradients seen so far, with the weights of this level and of all finer ones
         for level, n in enumerate(levels):
             sub = p.select(active)

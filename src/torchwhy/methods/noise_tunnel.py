@@ -22,7 +22,9 @@ Kind: TypeAlias = Literal["smoothgrad", "smoothgrad_sq", "vargrad"]
 KINDS = ("smoothgrad", "smoothgrad_sq", "vargrad")
 
 
-def through_noise(p: Problem, method: Method, kind: Kind, count: int, stdevs: Stdevs | Tensors, seed: int) -> Attribution:
+def through_noise(
+    p: Problem, method: Method, kind: Kind, count: int, stdevs: Stdevs | Tensors, seed: int
+) -> Attribution:
     """The method at ``count`` noisy copies of the inputs: mean, mean square or variance of its values."""
     noise = normal(stdevs, p.inputs, seed)
     if noise is None:
@@ -67,8 +69,8 @@ class NoiseTunnel(Method):
     .. math:: \phi = \mathbb{E}\,[a(x + \epsilon)], \quad \mathbb{E}\,[a(x + \epsilon)^2], \quad
         \mathrm{Var}\,[a(x + \epsilon)], \qquad \epsilon \sim N(0, \sigma^2)
 
-    The target is fixed at the clean input. All examples share the same draws, so an example's values do not depend on its
-    batch.
+    The target is fixed at the clean input. All examples share the same draws, so an example's values do not depend on
+    its batch.
 
     Args:
         method: the method :math:`a`, with its model.
@@ -77,7 +79,8 @@ class NoiseTunnel(Method):
         stdevs: :math:`\sigma`, one for all inputs or one per input of a tuple.
         seed: of the noise.
 
-    Shapes: those of the method. Units: those of the method, squared for the latter two. A standard error for the former two.
+    Shapes: those of the method. Units: those of the method, squared for the latter two. A standard error for the
+        former two.
 
     Paper: D. Smilkov et al., "SmoothGrad", 2017, arXiv:1706.03825; J. Adebayo et al., 2018, arXiv:1810.03307.
 
@@ -98,7 +101,8 @@ class NoiseTunnel(Method):
     def __post_init__(self) -> None:
         if not isinstance(self.method, Method):
             raise TorchwhyError(
-                f"NoiseTunnel goes around a method, such as NoiseTunnel(Saliency(model)), not {type(self.method).__name__}"
+                f"NoiseTunnel goes around a method, such as NoiseTunnel(Saliency(model)), "
+                f"not {type(self.method).__name__}"
             )
         self.model, self.at = self.method.model, self.method.at
         super().__post_init__()
@@ -119,7 +123,7 @@ class NoiseTunnel(Method):
         )
 
     def options(self) -> dict[str, Any]:
-        return {"method": type(self.method).__name__, **self.method.options(), **super().options()}
+        return self.method.options() | super().options() | {"method": type(self.method).__name__}
 
     def compute(self, p: Problem) -> Attribution:
         return through_noise(p, self.method, self.nt_type, self.nt_samples, self.stdevs, self.seed)
@@ -221,7 +225,8 @@ class SmoothGradSquared(_NoisyGradient):
         seed: of the noise.
         precision: "mixed" computes the backward passes in bfloat16.
 
-    Shapes: inputs (B, ...), values (B, ...). Units: squared score per squared unit of the input. With a standard error of each value.
+    Shapes: inputs (B, ...), values (B, ...). Units: squared score per squared unit of the input. With a standard error
+        of each value.
 
     Paper: S. Hooker et al., NeurIPS 2019, arXiv:1806.10758.
 

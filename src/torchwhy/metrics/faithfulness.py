@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from torchwhy.engines.noise import draws
 
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.5)  # of the positions, removed one after the other
 RANDOM_ORDERS = 10
+MOST_POSITIONS = 256  # of a map
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,9 @@ class Deletion:
         count = len(self.random)
         spread = self.random.std(0) * (1 + 1 / count) ** 0.5
         distance = self.fall - self.random.mean(0)
-        # Without spread every order does the same, and ours is no better than random unless it differs.
+        # Without spread every order does the same, and none is better than another.
         tiny = torch.finfo(spread.dtype).eps * self.random.abs().amax(0)
-        return torch.where(spread > tiny, distance / spread.clamp_min(torch.finfo(spread.dtype).tiny), distance.sign() * 0)
+        return torch.where(spread > tiny, distance / spread, torch.zeros_like(distance))
 
 
 def deletion(p: Problem, values: Tensors, *, signed: bool, seed: int = 0) -> Deletion:
@@ -44,7 +46,9 @@ def deletion(p: Problem, values: Tensors, *, signed: bool, seed: int = 0) -> Del
 
     .. math:: \bar{d} = \frac{1}{|Q|} \sum_{q \in Q} f(x) - f(x_{\setminus \text{top } q})
 
-    A position of a map (B, C, H, W) is all its channels, and elsewhere it is one element; what is removed gets the baseline.
+    A position is one element; of a map (B, C, H, W) it is all channels at one place, and of a map with more than 256
+    places a square patch of them: single pixels missing here and there disturb a network more than any object that is
+    missing, which would flatter the random orders. What is removed gets the baseline.
 
     Args:
         p: the problem that was explained.
@@ -54,32 +58,47 @@ def deletion(p: Problem, values: Tensors, *, signed: bool, seed: int = 0) -> Del
 
     Cost: 5 (1 + 10) forward passes per example. Paper: W. Samek et al., IEEE TNNLS 28(11), 2017, arXiv:1509.06321.
     """
-    ranked = _positions(values if signed else abs(values))
-    marked = _fall(p, ranked.flat())
-    count = ranked.flat().shape[1]
-    random = [
-        _fall(p, torch.rand(1, count, generator=draws(seed, stream=3, number=r)).to(marked).expand(p.size, -1))
-        for r in range(RANDOM_ORDERS)
-    ]
+    places = _places(values)
+    totals = _totals(values if signed else abs(values), places)
+    marked = _fall(p, totals, places)
+    random = []
+    for r in range(RANDOM_ORDERS):
+        order = torch.rand(totals.shape[1], generator=draws(seed, stream=3, number=r))
+        random.append(_fall(p, order.to(totals).expand_as(totals), places))
     return Deletion(marked, torch.stack(random))
 
 
-def _positions(values: Tensors) -> Tensors:
-    """One number per position, with a dimension of size 1 for the channels of a map."""
-    return values.map(lambda t: t.sum(1, keepdim=True) if t.ndim == 4 else t)
+def _places(values: Tensors) -> Tensors:
+    """The number of each element's position, (1, ...), counted through all tensors."""
+    out, start = [], 0
+    for t in values:
+        if t.ndim == 4:
+            height, width = t.shape[2:]
+            side = math.ceil(math.sqrt(height * width / MOST_POSITIONS))
+            rows, columns = (torch.arange(n, device=t.device) // side for n in (height, width))
+            ids = (rows[:, None] * -(-width // side) + columns)[None, None]
+        else:
+            ids = torch.arange(t[0].numel(), device=t.device).view(1, *t.shape[1:])
+        out.append(start + ids)
+        start = int(out[-1].max()) + 1
+    return Tensors(out)
 
 
-def _fall(p: Problem, order: Tensor) -> Tensor:
+def _totals(values: Tensors, places: Tensors) -> Tensor:
+    """The sum of the values at each position, (B, positions)."""
+    rows = values.map(lambda t: t.sum(1, keepdim=True) if t.ndim == 4 else t).flat()
+    index = places.flat()[0]
+    return rows.new_zeros(len(rows), int(index.max()) + 1).index_add_(1, index, rows)
+
+
+def _fall(p: Problem, order: Tensor, places: Tensors) -> Tensor:
     """(B,) mean fall of the score when the positions of the largest numbers are removed first; order (B, positions)."""
     count = order.shape[1]
     rank = order.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     edges = torch.tensor([max(1, round(share * count)) for share in SHARES], device=order.device)
     step = torch.bucketize(rank, edges, right=True)  # 0 is removed first, len(SHARES) is never removed
-    like = p.point.map(lambda t: t[:, :1] if t.ndim == 4 else t)
-    # One group per step, named even where it is empty: small inputs have fewer positions than shares.
-    groups = Groups(p.point, like.unflatten(step).parts)
-    present = torch.ones(len(SHARES), groups.count, dtype=torch.bool)
-    for row, absent in enumerate(present):
-        absent[groups.numbers <= row] = False
+    groups = Groups(p.point, places.map(lambda ids: step[:, ids[0]]).parts)
+    # Small inputs have fewer positions than there are steps, so a step may have no group.
+    present = groups.numbers > torch.arange(len(SHARES))[:, None]
     scores = Game(p, groups).values(lambda ks: present[ks], len(SHARES), "removing what is marked")
     return (p.scores - scores).mean(0)

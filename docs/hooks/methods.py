@@ -1,0 +1,46 @@
+"""Fills the page of methods from the registry, so that a method that exists is on it."""
+
+from typing import Any
+
+import torchwhy.methods  # noqa: F401  enters the methods into the registry
+from torchwhy.registry import methods
+
+HERE = "<!-- methods -->"
+FAMILIES = {
+    "gradient": "Gradients",
+    "path": "Gradients along a path",
+    "noise": "Gradients among noise",
+    "cam": "Class activation maps",
+    "perturbation": "Taking something away",
+}
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Called by MkDocs for every page."""
+    return markdown.replace(HERE, f"{table()}\n\n{entries()}") if HERE in markdown else markdown
+
+
+def table() -> str:
+    """What each method is, needs and costs, in a line."""
+    rows = ["| Method | What it computes | Cost for each example |", "|---|---|---|"]
+    for name, cls in methods().items():
+        rows.append(f"| [`{name}`][{path(cls)}] | {cls.info.summary} | {cls.info.cost} |")
+    return "\n".join(rows)
+
+
+def entries() -> str:
+    """The documentation of every method, by family."""
+    parts = []
+    for family, title in FAMILIES.items():
+        parts.append(f"## {title}")
+        parts += [
+            f"::: {path(cls)}\n    options:\n      members: false"
+            for cls in methods().values()
+            if cls.info.family == family
+        ]
+    return "\n\n".join(parts)
+
+
+def path(cls: type) -> str:
+    """The full name of a class."""
+    return f"{cls.__module__}.{cls.__qualname__}"

@@ -1,0 +1,1 @@
+"""Explanations to look at: pictures, figures, notebook cards and self-contained pages. Imports core only."""
