@@ -73,10 +73,12 @@ def explain(
     if isinstance(method, Method):
         if at is not None:
             options["at"] = at
-        if method.model is not model:
+        if method.model != model:  # two looks at a bound method are equal, not the same
             raise TorchwhyError("the method was made for another model: give its class or name instead")
         return method.explain(inputs, **asked, **options)
     cls = lookup(method) if isinstance(method, str) else method
+    if not (isinstance(cls, type) and issubclass(cls, Method) and hasattr(cls, "info")):
+        raise TorchwhyError(f"a method is a name, a class or an object of torchwhy.Method, not {cls!r}")
     if not cls.info.standalone:
         raise TorchwhyError(f"{cls.__name__} goes around another method: make it yourself and call its explain()")
     return cls(model, at=at).explain(inputs, **asked, **options)

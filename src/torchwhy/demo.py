@@ -103,9 +103,11 @@ def digits(out: Path, say: Say, *, epochs: int, seed: int) -> dict[str, Any]:
         )
     story = DemoStory(
         title="How a small network reads digits, and why",
-        lead="A network of two convolutions and two linear layers was trained on scans of handwritten digits. Below "
-        "are its mistakes and some of its successes, each explained by several methods, and what speaks for and against "
-        "every explanation.",
+        lead=(
+            "A network of two convolutions and two linear layers was trained on scans of handwritten digits. Below are "
+            "its mistakes and some of its successes, each explained by several methods, and what speaks for and against "
+            "every explanation."
+        ),
         examples=tuple(examples),
         network="Conv2d(1, 16, 3), Conv2d(16, 32, 3), Linear(2048, 256), Linear(256, 10), with ReLU between them",
         parameters=sum(p.numel() for p in model.parameters()),

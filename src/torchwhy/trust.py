@@ -15,7 +15,12 @@ def basic_checks(p: Problem, values: Tensors, *, signed: bool) -> tuple[Check, .
     found = deletion(p, values, signed=signed)
     random = found.random.mean(0)
 
+    # Where every order removes the same, as with a single position, nothing can be told.
+    same = (found.random == found.fall).all(0)
+
     def judge(z: float, i: int) -> tuple[Status, str]:
+        if same[i]:
+            return "unknown", "removing what is marked and removing at random are the same here"
         told = f"lowers the score by {found.fall[i]:.3g} on average, at random by {random[i]:.3g} (z = {z:.1f})"
         if z >= CLEARLY:
             return "pass", f"removing what is marked {told}"

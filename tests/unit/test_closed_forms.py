@@ -234,17 +234,19 @@ def test_gradient_shap_without_the_factor_is_the_mean_gradient() -> None:
 
 
 def test_the_standard_error_of_gradient_shap_is_honest() -> None:
-    # 95 % intervals from 50 draws hold the truth about 95 times in 100, over 200 seeds and 4 features.
-    student = 2.0096  # 97.5 % quantile of t with 49 degrees of freedom
+    # 95 % intervals from 200 draws hold the truth about 95 times in 100, over 200 seeds and 4 features. The draws are
+    # skewed: with 50 of them an exact interval would hold it only 92 times.
+    student = 1.972  # 97.5 % quantile of t with 199 degrees of freedom
     rows = rand(6, D, seed=8)
     known = C * (X[:1] ** 2 - (rows**2).mean(0))
     inside = []
     for seed in range(200):
-        found = GradientShap(quadratic, n_samples=50, seed=seed).explain(X[:1], rows)
+        found = GradientShap(quadratic, n_samples=200, seed=seed).explain(X[:1], rows)
         inside.append((found.values - known).abs() <= student * found.standard_error)
     share = torch.cat(inside).double().mean(0)
-    assert (share > 0.90).all()
-    assert (share < 0.99).all()
+    assert 0.92 < share.mean() < 0.98
+    assert share.min() > 0.88
+    assert share.max() < 0.99
 
 
 # -- noise ----------------------------------------------------------------------------------------------

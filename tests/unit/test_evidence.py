@@ -302,6 +302,21 @@ def test_an_unknown_level_of_checks_is_refused() -> None:
         Saliency(heavy).explain(torch.ones(1, 12).double(), check="thorough")
 
 
+# -- independence -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_model_that_mixes_its_examples_is_found_out(count: int) -> None:
+    x = numbers([1, 2], [3, 4], [5, 7])[:count]
+    mixed = Saliency(lambda x: (x**2).sum(1) - x.mean()).explain(x)
+    check = the(mixed, "independence")
+    assert check.status == ("warn",) * count
+    # The first score, once beside the others and once beside the baseline of zeros.
+    assert check.value == pytest.approx((abs(x.mean() - x[:1].mean() / 2).item(),) * count)
+    assert mixed.verdict.status == "warn"
+    assert "independence" not in names(Saliency(lambda x: (x**2).sum(1)).explain(x))
+
+
 # -- verdicts ---------------------------------------------------------------------------------------
 
 

@@ -110,6 +110,27 @@ def test_a_position_of_a_map_is_all_its_channels() -> None:
         assert_close(found.fall[i], torch.stack(falls).mean())
 
 
+def test_a_large_map_is_removed_in_square_patches() -> None:
+    # 20 x 33 = 660 places are more than 256, so that a position is a patch of 2 x 2, cut off at the right edge.
+    x, values, weight = rand(2, 2, 20, 33, seed=1), rand(2, 2, 20, 33, seed=2), rand(2, 20, 33, seed=3)
+
+    def model(z: Tensor) -> Tensor:
+        return (z * weight).sum((1, 2, 3))
+
+    found = deletion(Problem(model, Tensors([x])), Tensors([values]), signed=True)
+    corners = [(r, c) for r in range(0, 20, 2) for c in range(0, 33, 2)]
+    for i in range(2):
+        totals = torch.stack([values[i, :, r : r + 2, c : c + 2].sum() for r, c in corners])
+        order = totals.argsort(descending=True).tolist()
+        falls = []
+        for share in SHARES:
+            gone = x[i].clone()
+            for r, c in (corners[k] for k in order[: max(1, round(share * len(corners)))]):
+                gone[:, r : r + 2, c : c + 2] = 0
+            falls.append((model(x[i : i + 1]) - model(gone[None]))[0])
+        assert_close(found.fall[i], torch.stack(falls).mean())
+
+
 def test_a_map_of_one_channel_ranks_the_positions_of_a_layer_with_many() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 3, 2), nn.Flatten(), nn.Linear(3 * 3 * 3, 1)).double()

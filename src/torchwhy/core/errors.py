@@ -36,7 +36,7 @@ def closest(name: str, known: Iterable[str]) -> str:
     "; there are: 'conv1', 'fc'"
     """
     names = list(known)
-    near = get_close_matches(name, names, n=3)
+    near = get_close_matches(str(name), names, n=3)
     if near:
         return f"; did you mean {' or '.join(map(repr, near))}?"
     shown = ", ".join(map(repr, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

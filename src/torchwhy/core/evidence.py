@@ -120,6 +120,11 @@ def completeness(values: Tensors, change: Tensor, standard_error: Tensor | None 
     noise = None if standard_error is None else (2 * standard_error.double()).tolist()
 
     def judge(share: float, i: int) -> tuple[Status, str]:
+        if not change[i].isfinite():
+            return (
+                "warn",
+                "the score at the baseline is not finite, so there is no change to add up to: choose another baseline",
+            )
         told = f"the parts add up to {total[i]:.4g}, the score moved by {change[i]:.4g}: a gap of {percent(share)}"
         if share <= COMPLETENESS_LIMIT:
             return "pass", told
@@ -173,6 +178,23 @@ def silence(values: Tensors, moved: Tensor) -> Check | None:
         return "unknown", "the attribution is not zero"
 
     return Check.of("silence", "Does the method see anything at all?", largest, judge)
+
+
+def independence(scores: Tensor, beside: Tensor) -> Check | None:
+    """Does a score depend on its own row alone? None where it does.
+
+    Args:
+        scores: (B,) of the examples as one batch.
+        beside: of the first example in another batch.
+    """
+    gap = (beside - scores[0]).abs().double()
+    if gap <= torch.finfo(scores.dtype).eps ** 0.5 * max(1.0, float(scores[0].abs())):
+        return None
+
+    def judge(size: float, i: int) -> tuple[Status, str]:
+        return "warn", f"a score changes by {size:.3g} with the other rows of its batch: the model mixes examples"
+
+    return Check.of("independence", "Does a score depend on its own example alone?", gap.expand(len(scores)), judge)
 
 
 def mixed_precision(full: Tensors, mixed: Tensors) -> Check:

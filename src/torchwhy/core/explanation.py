@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -67,9 +68,13 @@ class Explanation:
 
     def __getitem__(self, index: int) -> Explanation:
         """One example, still as a batch of one."""
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"example {index} of {len(self)}")
-        index %= len(self)
+        try:
+            number = operator.index(index)
+        except TypeError:
+            raise TypeError(f"an example is chosen by a whole number, not {index!r}") from None
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"example {number} of {len(self)}")
+        index = number % len(self)
         part = slice(index, index + 1)
 
         def cut(t: TensorOrTensors) -> TensorOrTensors:
@@ -97,8 +102,9 @@ class Explanation:
     @property
     def verdict(self) -> Verdict:
         """The verdict on all examples: the worst of them."""
+        verdicts = self.verdicts
         for status in ("warn", "unknown", "pass"):
-            found = [v for v in self.verdicts if v.status == status]
+            found = [v for v in verdicts if v.status == status]
             if found:
                 more = (f"the same for {len(found) - 1} more of {len(self)} examples",) if len(found) > 1 else ()
                 return Verdict(found[0].status, found[0].reasons + more)
@@ -139,7 +145,7 @@ class Explanation:
             "method": self.method,
             "at": self.at,
             "predicted": self.predicted,
-            "options": {k: v if isinstance(v, _PLAIN) else repr(v) for k, v in self.options.items()},
+            "options": {k: _plain(v) for k, v in self.options.items()},
             "evidence": [c.as_dict() for c in self.evidence],
             "provenance": self.provenance,
             "signed": self.signed,
@@ -161,42 +167,22 @@ class Explanation:
             with safe_open(path, framework="pt") as file:
                 words = json.loads((file.metadata() or {}).get("torchwhy", "null"))
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a dict
-        except (SafetensorError, json.JSONDecodeError) as error:
+        except (SafetensorError, json.JSONDecodeError, RecursionError) as error:
             raise TorchwhyError(f"{path} is not a whole safetensors file ({error})") from error
         if not isinstance(words, dict) or words.get("format") != FORMAT:
             raise TorchwhyError(f"{path} is not an explanation of this format ({FORMAT})")
 
-        def gather(name: str) -> TensorOrTensors | None:
-            count = sum(key.startswith(f"{name}.") for key in tensors)
-            parts = tuple(tensors[f"{name}.{i}"] for i in range(count))
-            return (parts if name in words["tuples"] else parts[0]) if parts else None
-
-        values, inputs = gather("values"), gather("inputs")
-        if values is None or inputs is None or "scores" not in tensors:
-            raise TorchwhyError(f"{path} is not a whole explanation: it lacks its tensors")
-        return Explanation(
-            values=values,
-            inputs=inputs,
-            scores=tensors["scores"],
-            target=tuple(words["target"]),
-            method=words["method"],
-            at=words["at"],
-            predicted=words["predicted"],
-            options=words["options"],
-            evidence=tuple(Check.from_dict(c) for c in words["evidence"]),
-            provenance=words["provenance"],
-            output=tensors.get("output"),
-            standard_error=gather("standard_error"),
-            signed=words["signed"],
-            classes=None if words["classes"] is None else tuple(words["classes"]),
-        )
+        try:
+            return _restored(words, tensors)
+        except (KeyError, TypeError, IndexError, ValueError) as error:
+            raise TorchwhyError(f"{path} is not a whole explanation ({error!r})") from error
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the tensors, for a program to read."""
         return {
             "method": self.method,
             "at": self.at,
-            "options": {k: v if isinstance(v, _PLAIN) else repr(v) for k, v in self.options.items()},
+            "options": {k: _plain(v) for k, v in self.options.items()},
             "provenance": self.provenance,
             "examples": [
                 {
@@ -204,14 +190,14 @@ class Explanation:
                     "target_name": self.target_name(i),
                     "predicted": self.predicted,
                     "score": float(self.scores[i]),
-                    "verdict": self.verdicts[i].status,
-                    "reasons": list(self.verdicts[i].reasons),
+                    "verdict": judged.status,
+                    "reasons": list(judged.reasons),
                     "evidence": {
                         c.name: {"status": c.status[i], "value": c.value[i], "reason": c.reason[i]}
                         for c in self.evidence
                     },
                 }
-                for i in range(len(self))
+                for i, judged in enumerate(self.verdicts)
             ],
         }
 
@@ -229,7 +215,50 @@ class Explanation:
         return card(self)
 
 
-_PLAIN = (str, int, float, bool, type(None))
+def _plain(value: Any) -> Any:
+    """What JSON holds, as it is; all else in words."""
+    try:
+        json.dumps(value)
+    except TypeError:
+        return repr(value)
+    return value
+
+
+def _restored(words: dict[str, Any], tensors: dict[str, Tensor]) -> Explanation:
+    """The explanation a file tells of; raises where a part is missing or does not fit the others."""
+
+    def gather(name: str) -> TensorOrTensors | None:
+        count = sum(key.startswith(f"{name}.") for key in tensors)
+        parts = tuple(tensors[f"{name}.{i}"] for i in range(count))
+        return (parts if name in words["tuples"] else parts[0]) if parts else None
+
+    values, inputs = gather("values"), gather("inputs")
+    if values is None or inputs is None:
+        raise ValueError("it lacks its tensors")
+    target = tuple(words["target"])
+    evidence = tuple(Check.from_dict(c) for c in words["evidence"])
+    if any(t.ndim == 0 or len(t) != len(target) for t in tensors.values()):
+        raise ValueError("its tensors are not of as many examples as its targets")
+    if any(not len(c.status) == len(c.value) == len(c.reason) == len(target) for c in evidence):
+        raise ValueError("its evidence is not of as many examples as its targets")
+    if any(status not in ("pass", "warn", "unknown") for c in evidence for status in c.status):
+        raise ValueError("its evidence has an unknown status")
+    return Explanation(
+        values=values,
+        inputs=inputs,
+        scores=tensors["scores"],
+        target=target,
+        method=words["method"],
+        at=words["at"],
+        predicted=words["predicted"],
+        options=words["options"],
+        evidence=evidence,
+        provenance=words["provenance"],
+        output=tensors.get("output"),
+        standard_error=gather("standard_error"),
+        signed=words["signed"],
+        classes=None if words["classes"] is None else tuple(words["classes"]),
+    )
 
 
 def fingerprint(model: Any) -> str | None:

@@ -1,14 +1,44 @@
-"""Explaining leaves everything as it was: the model's mode and gradients, the hooks, the random numbers."""
+"""Explaining leaves everything as it was: the model's mode, buffers and gradients, the hooks, the random numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import random
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
+
+from torchwhy.core.errors import TorchwhyError, UnsupportedError
+
+
+def call(model: Any, inputs: Iterable[Tensor], extra: tuple[Any, ...]) -> Any:
+    """The model's output; an error of its own is told together with what it was given."""
+    inputs = tuple(inputs)
+    try:
+        return model(*inputs, *extra)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, IndexError) as error:
+        reason = str(error).split("\n", 1)[0]
+        if "numpy() on Tensor that requires grad" in reason:
+            raise UnsupportedError(
+                "the model computes with numpy, which has no derivative: use a method that needs no gradient, such as "
+                "FeatureAblation"
+            ) from error
+        if "Inference tensors" in reason:
+            raise UnsupportedError(
+                "the model's weights were made in inference mode, where there are no gradients: copy the model outside "
+                "of it, or use a method that needs no gradient, such as FeatureAblation"
+            ) from error
+        given = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in inputs)
+        module = module_of(model)
+        kinds = {str(p.dtype).removeprefix("torch.") for p in module.parameters()} if module is not None else set()
+        weights = f"; its weights are {', '.join(sorted(kinds))}" if kinds else ""
+        raise TorchwhyError(f"the model cannot take inputs of {given}: {reason}{weights}") from error
 
 
 def module_of(model: Any) -> nn.Module | None:
@@ -23,44 +53,68 @@ def untouched(model: Any, device: torch.device) -> Iterator[None]:
 
     Evaluation mode, because an explanation of a network that drops units at random or updates its running statistics
     is not an explanation of its decision. Parameters are frozen, because autograd then records only what leads from
-    the explained point to the score. The random state is put back even if the model itself draws numbers.
+    the explained point to the score. The random state is put back even if the model itself draws numbers, and buffers
+    even if it writes them. Modules inside a function are met, and treated alike, when it first calls them.
     """
     devices = [device.index or 0] if device.type == "cuda" else []
+    module = module_of(model)
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=devices))
+        stack.callback(random.setstate, random.getstate())
+        stack.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002  the one a model may draw from
         stack.enter_context(torch.inference_mode(mode=False))
-        module = module_of(model)
-        if module is not None:
-            _freeze(module, stack, device)
+        rest = _Rest()
+        stack.callback(rest.undo)
+        if module is None:
+            stack.callback(register_module_forward_pre_hook(lambda m, args: rest.settle(m)).remove)
         else:
-            # A function shows the modules it calls only when it calls them.
-            met: set[nn.Module] = set()
-
-            def meet(called: nn.Module, args: Any) -> None:
-                if called not in met:
-                    met.update(called.modules())
-                    _freeze(called, stack, device)
-
-            stack.callback(register_module_forward_pre_hook(meet).remove)
+            for m in module.modules():
+                rest.settle(m)
+            if device.type == "cuda" and any(isinstance(m, nn.RNNBase) for m in rest.seen):
+                # cuDNN computes no gradient of a recurrent network in evaluation mode.
+                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         yield
 
 
-def _freeze(module: nn.Module, stack: ExitStack, device: torch.device) -> None:
-    """Put a module into evaluation mode without parameter gradients until the stack unwinds."""
-    if device.type == "cuda" and any(isinstance(m, nn.RNNBase) for m in module.modules()):
-        # cuDNN computes no gradient of a recurrent network in evaluation mode.
-        stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-    training = [m for m in module.modules() if m.training]
-    trained = [p for p in module.parameters() if p.requires_grad]
+class _Rest:
+    """Modules at rest, and how they were."""
 
-    def restore() -> None:
-        for m in training:
+    def __init__(self) -> None:
+        self.seen: set[nn.Module] = set()
+        self.training: list[nn.Module] = []
+        self.trained: list[nn.Parameter] = []
+        self.buffers: list[tuple[nn.Module, dict[str, Tensor | None], dict[str, Tensor]]] = []
+
+    def settle(self, m: nn.Module) -> None:
+        """Evaluation mode, no parameter gradients; the buffers are remembered."""
+        if m in self.seen:
+            return
+        self.seen.add(m)
+        if m.training:
+            self.training.append(m)
+            m.training = False
+        for p in m.parameters(recurse=False):
+            if p.requires_grad and not p.is_inference():  # the flag of one made in inference mode cannot be set again
+                self.trained.append(p)
+                p.requires_grad = False
+        if m._buffers:
+            kept = {
+                name: b.detach().clone() for name, b in m._buffers.items() if b is not None and not b.is_inference()
+            }
+            self.buffers.append((m, dict(m._buffers), kept))
+
+    def undo(self) -> None:
+        """Everything as it was."""
+        for m in self.training:
             m.training = True
-        for p in trained:
-            p.requires_grad_(requires_grad=True)
-
-    stack.callback(restore)
-    for m in training:
-        m.training = False
-    for p in trained:
-        p.requires_grad_(requires_grad=False)
+        for p in self.trained:
+            p.requires_grad = True
+        for m, there, kept in self.buffers:
+            m._buffers.clear()
+            m._buffers.update(there)
+            for name, value in kept.items():
+                b = there[name]
+                assert b is not None
+                if not torch.equal(b, value):
+                    with torch.no_grad():
+                        b.copy_(value)

@@ -15,11 +15,11 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from torchwhy.core import precision
 from torchwhy.core.errors import TorchwhyError, UnsupportedError
-from torchwhy.core.guard import module_of
+from torchwhy.core.guard import call, module_of
 from torchwhy.core.progress import Progress
 from torchwhy.core.site import Site, Stop, Tap, find_site
 from torchwhy.core.target import Target, resolve
@@ -97,14 +97,20 @@ class Problem:
         precision: Precision = "full",
         progress: Progress | None = None,
     ) -> None:
-        _check_inputs(inputs)
+        check_inputs(inputs)
         _check_rows_independent(model)
-        if batch_size is not None and batch_size < 1:
-            raise TorchwhyError(f"batch_size counts rows and is at least 1, not {batch_size}")
+        if batch_size is not None and (
+            isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1
+        ):
+            raise TorchwhyError(f"batch_size counts rows, a whole number of at least 1, not {batch_size!r}")
         self.model = model
         self.inputs = inputs.map(lambda t: t.detach().clone() if t.is_inference() else t.detach())
         self.extra = extra
+        # Decided once: a part of the examples, or noisy copies of them, may by chance be as many as a table has rows.
+        self._follows = [isinstance(a, Tensor) and a.ndim > 0 and len(a) == self.size for a in tree_leaves(extra)]
         self.site = None if at is None else find_site(model, at)
+        if self.site is not None and self.site.unit is not None:
+            raise TorchwhyError(f"{self.site!r}: a unit belongs to a target; at= explains all that a layer holds")
         self.batch_size = batch_size
         self.precision = precision
         self._wanted = target
@@ -267,6 +273,11 @@ class Problem:
             out[part.ks, part.examples] = part.scores
         return out
 
+    def rows_scores(self, z: Tensors, rows: Tensor) -> Tensor:
+        """``f`` of rows (N, ...) in one batch, row ``n`` with the target and extra arguments of ``rows[n]``."""
+        self.target  # noqa: B018  is resolved at the point itself
+        return self._evaluate(z, rows, gradients=False).scores
+
     def carry(self, inputs: Tensors, rows: Tensor) -> Tensors:
         """What the site holds for other inputs (N, ...), row ``n`` with the extra arguments of example ``rows[n]``."""
         if self.site is None:
@@ -275,30 +286,25 @@ class Problem:
         for start in range(0, inputs.size, limit := self._limit(False, inputs.size)):
             part = slice(start, start + limit)
             with torch.no_grad(), Tap(self.model, self.site, stop=True) as tap, suppress(Stop):
-                self.model(*(t.clone() for t in inputs[part]), *self._extra(rows[part]))
+                call(self.model, inputs[part].map(torch.clone), self._extra(rows[part]))
             assert tap.held is not None
             pieces.append(tap.held)
             self.cost.forward += tap.held.size
         return Tensors.cat(pieces)
 
     def _extra(self, rows: Tensor) -> tuple[Any, ...]:
-        """The further arguments for some rows: those that belong to the examples follow them."""
+        """The further arguments for some rows: tensors that belong to the examples follow them, all are copies."""
 
-        def copy(a: Any) -> Any:
-            # Always a copy, since the model may change its arguments in place.
-            if not isinstance(a, Tensor):
-                return a
-            return a[rows.to(a.device)] if self._belongs(a) else a.clone()
+        def part(a: Any, follows: bool) -> Any:
+            return a[rows.to(a.device)] if follows else a.clone() if isinstance(a, Tensor) else a
 
-        return tuple(copy(a) for a in self.extra)
-
-    def _belongs(self, argument: Any) -> bool:
-        return isinstance(argument, Tensor) and argument.ndim > 0 and argument.shape[0] == self.size
+        leaves, spec = tree_flatten(self.extra)
+        return tuple(tree_unflatten([part(a, f) for a, f in zip(leaves, self._follows, strict=True)], spec))
 
     @property
-    def follows(self) -> bool:
-        """Whether some of the further arguments belong to the examples."""
-        return any(self._belongs(a) for a in self.extra)
+    def extra_follows(self) -> bool:
+        """Whether some further arguments belong to the examples."""
+        return any(self._follows)
 
     def rows_per_pass(self) -> int:
         """How many rows with gradients fit, as far as is known."""
@@ -347,7 +353,7 @@ class Problem:
             if self.site is None:
                 leaves = self.inputs[rows] if z is None else z
                 if gradients:
-                    leaves = leaves.map(_leaf)
+                    leaves = leaves.map(leaf)
                 # A copy, since the model may change its input in place.
                 args = leaves.map(torch.clone)
             else:
@@ -355,10 +361,10 @@ class Problem:
                 tap = stack.enter_context(Tap(self.model, self.site, z, leaf=gradients))
             seen = None
             if self._target_site is not None:
-                seen = stack.enter_context(Tap(self.model, self._target_site, stop=self._shared.reached))
+                seen = stack.enter_context(Tap(self.model, self._target_site, stop=self._shared.reached, behind=tap))
             output = None
             with suppress(Stop):
-                output = self.model(*args, *self._extra(rows))
+                output = call(self.model, args, self._extra(rows))
         self.cost.forward += len(rows)
         if seen is not None:
             self._shared.reached = True
@@ -398,14 +404,15 @@ class Problem:
     def _resolve(self, output: Any, rows: Tensor) -> Target:
         """The target of some of the examples, at the first sight of their output."""
         wanted = self._wanted
-        if isinstance(wanted, Tensor) and wanted.numel() == 1:
-            wanted = wanted.item()
-        if hasattr(wanted, "__len__") and not isinstance(wanted, tuple):
+        if hasattr(wanted, "tolist"):  # tensors, and numpy arrays and numbers
+            given = torch.as_tensor(wanted)
+            wanted = given.item() if given.numel() == 1 else given
+        if isinstance(wanted, list | Tensor):
             if len(wanted) != self.size:
                 raise TorchwhyError(
                     f"{len(wanted)} targets were given for {self.size} examples: give one for all, or one per example"
                 )
-            wanted = [wanted[i] for i in rows.tolist()] if isinstance(wanted, list) else wanted[rows.tolist()]
+            wanted = [wanted[i] for i in rows.tolist()] if isinstance(wanted, list) else wanted[rows.to(wanted.device)]
         return resolve(wanted, output, len(rows), self._target_site)
 
     # -- other problems -------------------------------------------------------------------------------------------
@@ -428,6 +435,8 @@ class Problem:
         part._target = self.target.select(rows)
         if self._baselines is not None and not self._baseline_set:
             part._baselines = self._input_baselines()[rows].parts
+        if self._layer_baselines is not None:
+            part._layer_baselines = self.base[rows].parts
         part._point = inputs if self.site is None else None
         part._base = self._base[rows] if self._base is not None else None
         part._scores = part._output = None
@@ -451,7 +460,7 @@ class Problem:
         rows = torch.arange(self.size, device=self.inputs.device)
         base = self._input_baselines()
         shared = all(t.ndim == 0 or t.stride(0) == 0 for t in base)
-        if shared and not self.follows:
+        if shared and not self.extra_follows:
             # One row serves all examples.
             return self.carry(base[:1], rows[:1]).map(lambda t: t.expand(self.size, *t.shape[1:]))
         return self.carry(base, rows)
@@ -470,7 +479,7 @@ class Problem:
             )
         given, _ = as_tensors(self._baselines, "baselines")
         if len(given) != len(self.inputs) or any(
-            g.shape[1:] != t.shape[1:] or len(g) == 0 for g, t in zip(given, self.inputs, strict=True)
+            g.ndim == 0 or len(g) == 0 or g.shape[1:] != t.shape[1:] for g, t in zip(given, self.inputs, strict=True)
         ):
             raise TorchwhyError(
                 f"baselines are a set of rows like the inputs, (N, ...) with inputs {self.inputs.shapes}, "
@@ -478,7 +487,7 @@ class Problem:
             )
         if len({len(g) for g in given}) > 1:
             raise TorchwhyError(f"the baselines of a tuple of inputs are rows of the same examples, not {given.shapes}")
-        return given.map(lambda g, t: g.detach().to(t), self.inputs)
+        return given.map(lambda g, t: _cast(g, t, "baselines"), self.inputs)
 
 
 @dataclass
@@ -569,9 +578,7 @@ def broadcast(given: Any, like: Tensors, what: str, whose: str) -> Tensors:
     for part, t in zip(parts, like, strict=True):
         if isinstance(part, bool) or not isinstance(part, int | float | Tensor):
             raise TorchwhyError(f"{what} are numbers or tensors, not {type(part).__name__}")
-        value = torch.as_tensor(part).detach().to(t)
-        if value.is_floating_point() and not value.isfinite().all():
-            raise TorchwhyError(f"{what} hold NaN or infinity")
+        value = _cast(torch.as_tensor(part), t, what)
         try:
             out.append(value.expand(t.shape))
         except RuntimeError as error:
@@ -581,7 +588,18 @@ def broadcast(given: Any, like: Tensors, what: str, whose: str) -> Tensors:
     return Tensors(out)
 
 
-def _leaf(t: Tensor) -> Tensor:
+def _cast(given: Tensor, like: Tensor, what: str) -> Tensor:
+    """In the dtype of ``like``, where that holds the same numbers."""
+    value = given.detach().to(like)
+    if value.is_floating_point() and not value.isfinite().all():
+        raise TorchwhyError(f"{what} hold NaN or infinity, or more than {like.dtype} can")
+    if not value.is_floating_point() and not torch.equal(value.to(given), given):
+        raise TorchwhyError(f"{what} hold numbers that {like.dtype}, the dtype of the inputs, cannot: give others")
+    return value
+
+
+def leaf(t: Tensor) -> Tensor:
+    """A copy that autograd differentiates with respect to; integers are refused."""
     if not t.is_floating_point():
         raise TorchwhyError(
             f"the input is {t.dtype}, which has no gradient: explain the layer behind it, such as at='embedding', "
@@ -590,7 +608,8 @@ def _leaf(t: Tensor) -> Tensor:
     return t.detach().requires_grad_()
 
 
-def _check_inputs(inputs: Tensors) -> None:
+def check_inputs(inputs: Tensors) -> None:
+    """Refuse what is no batch of finite numbers."""
     if any(t.ndim == 0 for t in inputs):
         raise TorchwhyError("inputs have a batch dimension first; a single number needs shape (1,) or (1, 1)")
     if len({t.shape[0] for t in inputs}) > 1:
@@ -598,6 +617,8 @@ def _check_inputs(inputs: Tensors) -> None:
     if inputs.size == 0:
         raise TorchwhyError(f"there are no examples in inputs of shape {inputs.shapes[0]}")
     for number, t in enumerate(inputs):
+        if t.numel() == 0:
+            raise TorchwhyError(f"input {number} of shape {tuple(t.shape)} has no elements to explain")
         if t.is_floating_point() and not (finite := t.isfinite()).all():
             where = tuple((~finite).nonzero()[0].tolist())
             raise TorchwhyError(

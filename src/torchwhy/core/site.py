@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.hooks import RemovableHandle
 
 from torchwhy.core.errors import TorchwhyError, UnsupportedError, closest
-from torchwhy.core.guard import module_of
+from torchwhy.core.guard import call, module_of
 from torchwhy.core.tensors import Tensors
 
 Index: TypeAlias = "int | slice | EllipsisType"
@@ -102,16 +102,24 @@ class Tap:
         value: put in the place of what the site holds, `Tensors` of (N, ...).
         leaf: make what the site holds a leaf of autograd, so that gradients stop and can be read there.
         stop: end the pass there by raising `Stop`.
+        behind: another tap, whose site this one must not run in front of.
 
     After the pass, ``held`` is what the site held (or was given): with ``leaf`` the leaves themselves, else what
     autograd knows of it, copied so that later in-place operations do not show.
     """
 
     def __init__(
-        self, model: Any, site: Site, value: Tensors | None = None, *, leaf: bool = False, stop: bool = False
+        self,
+        model: Any,
+        site: Site,
+        value: Tensors | None = None,
+        *,
+        leaf: bool = False,
+        stop: bool = False,
+        behind: Tap | None = None,
     ) -> None:
         self.site, self.module = site, module_at(model, site)
-        self.value, self.leaf, self.stop = value, leaf, stop
+        self.value, self.leaf, self.stop, self.behind = value, leaf, stop, behind
         self.calls = 0
         self.held: Tensors | None = None
         self.raw: Any = None
@@ -153,6 +161,11 @@ class Tap:
             )
         if index != (self.site.call or 0):
             return None
+        if self.behind is not None and self.behind.held is None:
+            raise TorchwhyError(
+                f"the target {self.site!r} runs before {self.behind.site!r} and does not depend on it: explain an "
+                f"earlier layer or the input"
+            )
         leaves, spec = tree_flatten(there)
         places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
         if not places:
@@ -210,8 +223,10 @@ def last_spatial_layer(model: Any, inputs: Tensors, extra: tuple[Any, ...], size
         for name, module in root.named_modules():
             if name:
                 stack.callback(module.register_forward_hook(watch(name)).remove)
-        first = (a[:1] if isinstance(a, Tensor) and a.ndim > 0 and a.shape[0] == size else a for a in extra)
-        model(*inputs.map(torch.clone), *first)
+        first = (
+            (a[:1] if a.ndim > 0 and a.shape[0] == size else a).clone() if isinstance(a, Tensor) else a for a in extra
+        )
+        call(model, inputs.map(torch.clone), tuple(first))
     found = [
         name
         for name, shapes in seen.items()

@@ -58,7 +58,8 @@ class Target:
         if values.shape[0] != n:
             raise TorchwhyError(_rows_message(values, n, "the model"))
         chosen = self.indices[rows]
-        return values[(torch.arange(n, device=values.device), *chosen.unbind(1))]
+        chosen_scores = values[(torch.arange(n, device=values.device), *chosen.unbind(1))]
+        return _one_per_row(chosen_scores, n, "the model")
 
     def select(self, examples: Tensor) -> Target:
         """The target of some of the examples."""
@@ -162,12 +163,21 @@ def _unit(site: Site) -> Callable[[Any], Tensor]:
             f"{site!r} as a target needs a unit: an index behind the batch dimension, such as "
             f"Site({site.layer if isinstance(site.layer, str) else '...'!r}, unit=(0, 1, 1))"
         )
-    index = (unit,) if isinstance(unit, int | slice) else tuple(unit)
+    index = tuple(unit) if isinstance(unit, tuple | list) else (unit,)
+    if not all(_is_int(i) or isinstance(i, slice) or i is ... for i in index):
+        raise TorchwhyError(
+            f"{site!r}: a unit is an index behind the batch dimension, such as unit=(0, 1, 1), or a callable"
+        )
 
     def read(value: Any) -> Tensor:
-        if isinstance(value, tuple) and site.input:  # the (args, kwargs) of the call
-            value = value[0][0]
-        value = value[0] if isinstance(value, tuple) else value
+        if site.input:  # the (args, kwargs) of the call
+            value = [*value[0], *value[1].values()]
+        value = value[0] if isinstance(value, tuple | list) else value
+        if not isinstance(value, Tensor):
+            raise TorchwhyError(
+                f"{site!r}: the layer holds {type(value).__name__}, not a tensor: read it by a function, "
+                f"such as unit=lambda held: held['name'][:, 3]"
+            )
         try:
             chosen: Tensor = value[(slice(None), *index)]
         except IndexError as error:
@@ -190,9 +200,13 @@ def _tensor(output: Any) -> Tensor:
     )
 
 
-def _one_per_row(scores: Any, n: int, source: str) -> Tensor:
-    if not isinstance(scores, Tensor):
-        raise TorchwhyError(f"{source} must give a tensor of one score per example, not {type(scores).__name__}")
+def _one_per_row(given: Any, n: int, source: str) -> Tensor:
+    if not isinstance(given, Tensor):
+        raise TorchwhyError(f"{source} must give a tensor of one score per example, not {type(given).__name__}")
+    if given.is_complex():
+        raise TorchwhyError(f"{source} gave {given.dtype}: a score is real, such as its absolute value")
+    # Differences of unsigned integers and of booleans are not what they seem.
+    scores: Tensor = given if given.is_floating_point() else given.double()
     if scores.shape == (n, 1):
         return scores[:, 0]
     if scores.shape == (n,):

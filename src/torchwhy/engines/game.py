@@ -16,7 +16,7 @@ from torch import Tensor
 
 from torchwhy.core.errors import TorchwhyError
 from torchwhy.core.problem import Problem
-from torchwhy.core.tensors import Tensors
+from torchwhy.core.tensors import Tensors, accumulator
 
 Rows: TypeAlias = Callable[[slice], Tensor]
 
@@ -123,12 +123,13 @@ class Windows(Features):
         return masks
 
     def spread(self, values: Tensor) -> Tensors:
+        values = values.to(accumulator(values.dtype))
         total = self.point.map(lambda t: values.new_zeros(t.shape))
         covers = self.point.map(lambda t: values.new_zeros((1, *t.shape[1:])))
         for value, (number, box) in zip(values, self.boxes, strict=True):
-            part: Tensor = total.parts[number][(slice(None), *box)]  # a view
-            part += value.view(-1, *[1] * len(box))
-            covers.parts[number][(0, *box)] += 1
+            under = total.parts[number].movedim(0, -1)  # a view
+            under[box] += value
+            covers.parts[number][0][box] += 1
         return total.map(lambda t, n: t / n.clamp_min(1), covers)
 
 

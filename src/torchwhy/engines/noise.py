@@ -21,6 +21,12 @@ def draws(seed: int, stream: int = 0, number: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
 
 
+def check_seed(seed: object) -> None:
+    """Raise unless this is a seed."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise TorchwhyError(f"seed is a whole number of at least 0, not {seed!r}")
+
+
 def normal(stdevs: Stdevs | Tensors, inputs: Tensors, seed: int) -> Points | None:
     """Noisy copies (K, B, ...) of a slice of the examples for a slice of the draws; None where there is no noise.
 
@@ -34,6 +40,9 @@ def normal(stdevs: Stdevs | Tensors, inputs: Tensors, seed: int) -> Points | Non
     def noisy(es: slice, ks: slice) -> Tensors:
         out = []
         for part, (t, scale) in enumerate(zip(inputs, scales, strict=True)):
+            if not t.is_floating_point():
+                out.append(t[es].expand(ks.stop - ks.start, *t[es].shape))
+                continue
             wide = accumulator(t.dtype)
             z = torch.stack(
                 [
@@ -42,7 +51,7 @@ def normal(stdevs: Stdevs | Tensors, inputs: Tensors, seed: int) -> Points | Non
                 ]
             )
             z = z.to(t.device)[:, None] * (scale if isinstance(scale, float) else scale[es])
-            out.append(t[es] + z.to(t.dtype) if t.is_floating_point() else t[es].expand(len(z), *t[es].shape))
+            out.append(t[es] + z.to(t.dtype))
         return Tensors(out)
 
     return noisy

@@ -148,7 +148,7 @@ def _per_input(sizes: Sizes, point: Tensors, what: str, of_number: bool) -> list
     out: list[tuple[int, ...]] = []
     for size, t in zip(each, point, strict=True):
         dims = t.ndim - 1
-        shape = (size,) * (dims if of_number else 1) if isinstance(size, int) else tuple(size)
+        shape = tuple(size) if isinstance(size, tuple | list) else (size,) * (dims if of_number else 1)
         if len(shape) != dims or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in shape):
             raise TorchwhyError(
                 f"{what} {size} must be {dims} whole numbers of at least 1, "

@@ -71,6 +71,8 @@ class Method(ABC):
     def __post_init__(self) -> None:
         if not callable(self.model):
             raise TorchwhyError(f"a model is a module or a function, not {type(self.model).__name__}")
+        if self._precision() not in ("full", "mixed"):
+            raise TorchwhyError(f"precision is 'full' or 'mixed', not {self._precision()!r}")
 
     # -- what a subclass writes -----------------------------------------------------------------------------------
 
@@ -147,6 +149,9 @@ class Method(ABC):
         method = self.with_options(**options)
         if check not in ("free", "basic"):
             raise TorchwhyError(f"check is 'free' or 'basic', not {check!r}")
+        names = _names(classes)
+        module = module_of(self.model)
+        was_training = module is not None and module.training
         began = time.perf_counter()
         with method._open(inputs, baselines, target, additional_forward_args, layer_baselines) as (
             p,
@@ -155,11 +160,15 @@ class Method(ABC):
             found = method._compute(p)
             checks = method._free_checks(p, found)
             explained = dataclasses.replace(p.cost)
+            checks += _independence(p)
             if check == "basic":
                 from torchwhy import trust  # trust stands above the methods it judges
 
                 checks += trust.basic_checks(p, found.values, signed=method.facts.signed)
-            return method._record(p, found, checks, explained, was_tuple, classes, time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            made = method._record(p, found, checks, explained, was_tuple, names, seconds)
+        made.provenance["was_in_training_mode"] = was_training
+        return made
 
     def with_options(self, **options: Any) -> Self:
         """This method with some options replaced."""
@@ -188,6 +197,11 @@ class Method(ABC):
             number = isinstance(baselines, int) and not isinstance(baselines, bool)
             hint = f": did you mean target={baselines}?" if number else ": leave them out"
             raise TorchwhyError(f"{type(self).__name__} compares with nothing, so it takes no baselines{hint}")
+        if self.facts.baselines == "set" and layer_baselines is not None:
+            raise TorchwhyError(
+                f"{type(self).__name__} compares with a set of inputs, which the model carries to the layer: "
+                f"give baselines instead of layer_baselines"
+            )
         arguments = () if extra is None else extra if isinstance(extra, tuple) else (extra,)
         with untouched(self.model, tensors.device):
             yield (
@@ -260,6 +274,8 @@ class Method(ABC):
         seconds: float,
     ) -> Explanation:
         as_tuple = was_tuple if p.site is None else p.was_tuple
+        if classes is not None and p.output is not None and len(classes) != p.output.shape[1]:
+            raise TorchwhyError(f"{len(classes)} classes were named, but the model gives {p.output.shape[1]} outputs")
         module = module_of(self.model)
         return Explanation(
             values=found.values.unwrap(as_tuple),
@@ -274,7 +290,6 @@ class Method(ABC):
             provenance={
                 "model": type(module if module is not None else self.model).__name__,
                 "fingerprint": fingerprint(self.model),
-                "was_in_training_mode": module is not None and module.training,
                 "dtype": str(p.point.parts[0].dtype).removeprefix("torch."),
                 "device": str(p.point.device),
                 "forward_rows": explained.forward,
@@ -289,6 +304,22 @@ class Method(ABC):
             signed=self.facts.signed,
             classes=classes,
         )
+
+
+def _independence(p: Problem) -> tuple[Check, ...]:
+    """Score the first example beside its baseline: is it what it was beside the other examples?"""
+    pair = Tensors.cat([p.point[:1], p.base[:1]])
+    beside = p.rows_scores(pair, torch.zeros(2, dtype=torch.long, device=p.inputs.device))[0]
+    found = evidence.independence(p.scores, beside)
+    return () if found is None else (found,)
+
+
+def _names(classes: object) -> tuple[str, ...] | None:
+    if classes is None:
+        return None
+    if not isinstance(classes, tuple | list) or not all(isinstance(name, str) for name in classes):
+        raise TorchwhyError(f"classes are the names of the model's outputs, a tuple of str, not {classes!r}")
+    return tuple(classes)
 
 
 def at_least(name: str, value: Any, least: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from torchwhy.core.problem import Precision, Problem
+from torchwhy.core.problem import Precision, Problem, check_inputs
 from torchwhy.core.site import Site, last_spatial_layer
 from torchwhy.core.tensors import Tensors
 from torchwhy.methods.base import Attribution, Method
@@ -42,8 +42,8 @@ class GradCAM(Method):
 
     Paper: R. Selvaraju et al., "Grad-CAM", ICCV 2017, arXiv:1610.02391.
 
-    >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(8,
-    3))
+    >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))
+    >>> import torch
     >>> GradCAM(model, at="0").attribute(torch.ones(1, 1, 4, 4)).shape
     torch.Size([1, 1, 2, 2])
     """
@@ -52,7 +52,10 @@ class GradCAM(Method):
     precision: Precision = "full"
 
     def _site(self, inputs: Tensors, extra: tuple[Any, ...]) -> str | nn.Module | Site | None:
-        return self.at if self.at is not None else last_spatial_layer(self.model, inputs[:1], extra, inputs.size)
+        if self.at is not None:
+            return self.at
+        check_inputs(inputs)
+        return last_spatial_layer(self.model, inputs[:1], extra, inputs.size)
 
     def compute(self, p: Problem) -> Attribution:
         _, slope = p.at_point()

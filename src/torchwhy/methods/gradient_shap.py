@@ -10,7 +10,7 @@ from torch import Tensor
 from torchwhy.core.problem import Precision, Problem
 from torchwhy.core.tensors import Tensors, align
 from torchwhy.engines.gradients import Moments, join
-from torchwhy.engines.noise import Stdevs, check_stdevs, draws, normal
+from torchwhy.engines.noise import Stdevs, check_seed, check_stdevs, draws, normal
 from torchwhy.methods.base import Attribution, Method, at_least
 from torchwhy.registry import Info, register
 
@@ -64,6 +64,7 @@ class GradientShap(Method):
         super().__post_init__()
         at_least("n_samples", self.n_samples, 1)
         check_stdevs(self.stdevs)
+        check_seed(self.seed)
 
     def compute(self, p: Problem) -> Attribution:
         held = self._held(p)
@@ -116,7 +117,7 @@ class GradientShap(Method):
         """What the site holds for the baselines, (N, 1, ...), or (N, B, ...) where it depends on the example."""
         background = p.background()
         n = background.size
-        if p.site is None or not p.follows:
+        if p.site is None or not p.extra_follows:
             rows = torch.zeros(n, dtype=torch.long, device=p.point.device)
             return p.carry(background, rows).map(lambda t: t[:, None])
         examples = torch.arange(p.size, device=p.point.device).repeat(n)

@@ -76,8 +76,8 @@ class IntegratedGradients(Method):
                 raise TorchwhyError(
                     f"tol refines by Clenshaw-Curtis quadrature, not {self.method}: leave one of them out"
                 )
-            if not 0 < self.tol < 1:
-                raise TorchwhyError(f"tol is a share between 0 and 1, not {self.tol}")
+            if not isinstance(self.tol, int | float) or not 0 < self.tol < 1:
+                raise TorchwhyError(f"tol is a share between 0 and 1, not {self.tol!r}")
 
     def compute(self, p: Problem) -> Attribution:
         if self.tol is not None:
@@ -85,7 +85,7 @@ class IntegratedGradients(Method):
         nodes, weights = rule(self.method or "gausslegendre", self.n_steps)
         full, half = integrate(p, nodes, torch.stack([weights, halved(nodes)]))
         values = self._times_inputs(p, full)
-        change = _relative_change(full, half) if self.n_steps > 1 else None
+        change = _relative_change(values, self._times_inputs(p, half)) if self.n_steps > 1 else None
         return Attribution(values, change=change)
 
     def total(self, p: Problem) -> Tensor | None:
@@ -115,19 +115,19 @@ class IntegratedGradients(Method):
             added = integrate(sub, nodes, weights, f"integrating gradients, {n} steps")
             sums = [s + a for s, a in zip(sums, added, strict=True)] if sums else added
             slopes, *sums = sums
+            parts = slopes * delta[active]
+            answer = parts if self.multiply_by_inputs else slopes
             if level:
-                gap = relative_gap(slopes * delta[active], moved[active])
-                change[active] = _relative_change(slopes, previous).to(change)
-                reached[active] = (change[active] < tol) & (gap < tol)
-            for out, s in zip(values, slopes, strict=True):
-                out[active] = s
+                change[active] = _relative_change(answer, previous).to(change)
+                reached[active] = (change[active] < tol) & (relative_gap(parts, moved[active]) < tol)
+            for out, found in zip(values, answer, strict=True):
+                out[active] = found
             steps[active] = n + 1
             left = ~reached[active]
-            active, previous = active[left], slopes[left]
+            active, previous = active[left], answer[left]
             sums = [s[left] for s in sums]
             if len(active) == 0:
                 break
-        values = values * delta if self.multiply_by_inputs else values
         return Attribution(values, change=change, reached=reached, details={"steps": steps.tolist()})
 
 

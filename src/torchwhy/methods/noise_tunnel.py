@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from torchwhy.core.errors import TorchwhyError
-from torchwhy.core.problem import Precision, Problem
+from torchwhy.core.problem import Precision, Problem, leaf
 from torchwhy.core.site import Site
 from torchwhy.core.tensors import Tensors
 from torchwhy.engines.gradients import Moments
-from torchwhy.engines.noise import Stdevs, check_stdevs, normal
+from torchwhy.engines.noise import Stdevs, check_seed, check_stdevs, normal
 from torchwhy.methods.base import Attribution, Method, at_least
 from torchwhy.methods.saliency import Saliency
 from torchwhy.registry import Info, register
@@ -34,8 +34,12 @@ def through_noise(
     k = 0
     with p.progress.task("averaging over noise", count) as advance:
         while k < count:
-            # A method with draws of its own gets new ones for every copy.
-            copies = 1 if random else min(count - k, max(1, p.rows_per_pass() // p.size))
+            # A method with draws of its own gets new ones for every copy; one that only takes away has enough rows.
+            copies = (
+                1
+                if random or method.info.needs == "forward passes"
+                else min(count - k, max(1, p.rows_per_pass() // p.size))
+            )
             ks = slice(k, k + copies)
             inner = method.with_options(seed=seed * 1_000_003 + k) if random else method
             values = inner.compute(p.moved(noise(slice(0, p.size), ks).merge(), copies)).values.double_for_sums()
@@ -105,9 +109,11 @@ class NoiseTunnel(Method):
                 f"not {type(self.method).__name__}"
             )
         self.model, self.at = self.method.model, self.method.at
+        self.batch_size = self.method.batch_size if self.batch_size is None else self.batch_size
         super().__post_init__()
         at_least("nt_samples", self.nt_samples, 1)
         check_stdevs(self.stdevs)
+        check_seed(self.seed)
         if self.nt_type not in KINDS:
             raise TorchwhyError(f"nt_type is one of {', '.join(KINDS)}, not {self.nt_type!r}")
 
@@ -149,12 +155,21 @@ class _NoisyGradient(Method):
         super().__post_init__()
         at_least("n_samples", self.n_samples, 1)
         check_stdevs(self.noise_level)
+        check_seed(self.seed)
         if self.stdevs is not None:
             check_stdevs(self.stdevs)
 
     def compute(self, p: Problem) -> Attribution:
         stdevs = self.stdevs
         gradient = Saliency(self.model, at=self.at, abs=False, precision=self.precision)
+        if stdevs is None and self.noise_level == 0:
+            raise TorchwhyError("noise_level is 0, so that every copy of the input is the same: give the noise a size")
+        if p.site is None:
+            p.inputs.map(leaf)
+        elif not any(t.is_floating_point() for t in p.inputs):
+            raise TorchwhyError(
+                "the inputs are integers, to which noise cannot be added: use Saliency or IntegratedGradients"
+            )
         scales = p.inputs.map(lambda t: self.noise_level * _range(t)) if stdevs is None else stdevs
         return through_noise(p, gradient, self.kind, self.n_samples, scales, self.seed)
 

@@ -64,7 +64,7 @@ def deletion(p: Problem, values: Tensors, *, signed: bool, seed: int = 0) -> Del
     random = []
     for r in range(RANDOM_ORDERS):
         order = torch.rand(totals.shape[1], generator=draws(seed, stream=3, number=r))
-        random.append(_fall(p, order.to(totals).expand_as(totals), places))
+        random.append(_fall(p, order.to(totals.device).expand_as(totals), places))
     return Deletion(marked, torch.stack(random))
 
 
