@@ -20,12 +20,12 @@ def basic_checks(p: Problem, values: Tensors, *, signed: bool) -> tuple[Check, .
 
     def judge(z: float, i: int) -> tuple[Status, str]:
         if same[i]:
-            return "unknown", "removing what is marked and removing at random are the same here"
-        told = f"lowers the score by {found.fall[i]:.3g} on average, at random by {random[i]:.3g} (z = {z:.1f})"
+            return "unknown", "removing what is marked and removing as much elsewhere are the same here"
+        told = f"lowers the score by {found.fall[i]:.3g} on average, elsewhere by {random[i]:.3g} (z = {z:.1f})"
         if z >= CLEARLY:
             return "pass", f"removing what is marked {told}"
         if z < HARDLY:
-            return "warn", f"removing what is marked hurts no more than removing at random: it {told}"
-        return "unknown", f"removing what is marked hurts hardly more than removing at random: it {told}"
+            return "warn", f"removing what is marked hurts no more than removing as much elsewhere: it {told}"
+        return "unknown", f"removing what is marked hurts hardly more than removing as much elsewhere: it {told}"
 
     return (Check.of("faithfulness", "Does the score depend on what is marked?", found.z, judge),)

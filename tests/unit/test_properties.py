@@ -357,6 +357,20 @@ def test_the_batch_size_is_the_largest_pass_also_through_a_tunnel() -> None:
     assert max(passes) == 2
 
 
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_gathering_evidence_keeps_the_batch_size(batch_size: int) -> None:
+    passes = []
+
+    def model(x: Tensor) -> Tensor:
+        passes.append(len(x))
+        return x.square().sum(1)
+
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    for make in (Saliency, IntegratedGradients):
+        make(model, batch_size=batch_size).explain(x, check="basic")
+    assert max(passes) == batch_size
+
+
 @pytest.mark.parametrize("name", WITH_SET)
 def test_at_a_layer_a_baseline_meets_each_examples_own_arguments(name: str) -> None:
     # The layer holds something else for a baseline in each example's company.

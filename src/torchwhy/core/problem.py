@@ -557,8 +557,8 @@ class Meter(TorchDispatchMode):
             room = 0.4 * free
         else:
             room = CPU_BYTES
-        # Without a graph, a value lives until the next few operations have used it.
-        taken = (self.total if gradients else 4 * self.largest) / rows
+        # Without a graph, a value lives until the next few operations have used it; half of the room is for the cache.
+        taken = (self.total if gradients else 8 * self.largest) / rows
         return max(1, int(room / max(taken, 1)))
 
 

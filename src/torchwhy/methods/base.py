@@ -143,7 +143,7 @@ class Method(ABC):
 
         Args:
             check: "free" uses what the method has computed anyway; "basic" also removes what the explanation marks and
-                compares with removing at random.
+                compares with removing as much elsewhere.
             classes: names of the model's outputs, for people.
         """
         method = self.with_options(**options)
@@ -241,7 +241,8 @@ class Method(ABC):
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
             raise TorchwhyError(
                 f"the attribution of example {bad[0]}{more} is not finite: a gradient or score on the way overflowed "
-                f"or is undefined (a root or logarithm at 0?); try other baselines or a wider dtype"
+                f"or is undefined (a root or logarithm at 0?); try other baselines, a wider dtype, "
+                f"or a quadrature that leaves out the ends of the path"
             )
         return found
 
@@ -308,6 +309,8 @@ class Method(ABC):
 
 def _independence(p: Problem) -> tuple[Check, ...]:
     """Score the first example beside its baseline: is it what it was beside the other examples?"""
+    if p.batch_size == 1:  # no row ever has others
+        return ()
     pair = Tensors.cat([p.point[:1], p.base[:1]])
     beside = p.rows_scores(pair, torch.zeros(2, dtype=torch.long, device=p.inputs.device))[0]
     found = evidence.independence(p.scores, beside)

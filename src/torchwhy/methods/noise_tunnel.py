@@ -175,11 +175,12 @@ class _NoisyGradient(Method):
 
 
 def _range(t: Tensor) -> Tensor:
-    """From the least to the largest value of each example, (B, 1, ...)."""
+    """From the least to the largest value of each example, (B, 1, ...); 1 where all are equal."""
     if not t.is_floating_point():
         return torch.zeros(1, device=t.device)
     rows = t.flatten(1) if t.ndim > 1 else t[:, None]
-    return (rows.amax(1) - rows.amin(1)).view(-1, *[1] * (t.ndim - 1))
+    width = rows.amax(1) - rows.amin(1)
+    return torch.where(width > 0, width, 1).view(-1, *[1] * (t.ndim - 1))
 
 
 @register(
@@ -200,7 +201,7 @@ class SmoothGrad(_NoisyGradient):
 
     Args:
         n_samples: noisy copies.
-        noise_level: :math:`\sigma` as a share of the range of each example's values.
+        noise_level: :math:`\sigma` as a share of the range of each example's values (of 1 where all are equal).
         stdevs: :math:`\sigma` itself instead, one for all inputs or one per input of a tuple.
         seed: of the noise.
         precision: "mixed" computes the backward passes in bfloat16.
@@ -235,7 +236,7 @@ class SmoothGradSquared(_NoisyGradient):
 
     Args:
         n_samples: noisy copies.
-        noise_level: :math:`\sigma` as a share of the range of each example's values.
+        noise_level: :math:`\sigma` as a share of the range of each example's values (of 1 where all are equal).
         stdevs: :math:`\sigma` itself instead, one for all inputs or one per input of a tuple.
         seed: of the noise.
         precision: "mixed" computes the backward passes in bfloat16.
@@ -273,7 +274,7 @@ class VarGrad(_NoisyGradient):
 
     Args:
         n_samples: noisy copies.
-        noise_level: :math:`\sigma` as a share of the range of each example's values.
+        noise_level: :math:`\sigma` as a share of the range of each example's values (of 1 where all are equal).
         stdevs: :math:`\sigma` itself instead, one for all inputs or one per input of a tuple.
         seed: of the noise.
         precision: "mixed" computes the backward passes in bfloat16.

@@ -20,11 +20,11 @@ MOST_POSITIONS = 256  # of a map
 
 @dataclass(frozen=True)
 class Deletion:
-    """What removing the marked positions does, beside what removing random ones does.
+    """What removing the marked positions does, beside what removing others does.
 
     Attributes:
         fall: (B,) mean fall of the score over the removed shares, marked positions first.
-        random: (R, B) the same for R random orders, which all examples share.
+        random: (R, B) the same for R random orders.
     """
 
     fall: Tensor
@@ -42,13 +42,14 @@ class Deletion:
 
 
 def deletion(p: Problem, values: Tensors, *, signed: bool, seed: int = 0) -> Deletion:
-    r"""Remove the positions with the largest values first, and random ones for comparison.
+    r"""Remove the positions with the largest values first, and for comparison the same values put elsewhere.
 
     .. math:: \bar{d} = \frac{1}{|Q|} \sum_{q \in Q} f(x) - f(x_{\setminus \text{top } q})
 
     A position is one element; of a map (B, C, H, W) it is all channels at one place, and of a map with more than 256
-    places a square patch of them: single pixels missing here and there disturb a network more than any object that is
-    missing, which would flatter the random orders. What is removed gets the baseline.
+    places a square patch of them. What is removed gets the baseline. Elsewhere means at random, but for a map the
+    whole pattern is shifted (round the edges) and mirrored at random: scattered holes disturb a network more than an
+    object that is missing, which would flatter the random orders.
 
     Args:
         p: the problem that was explained.
@@ -58,30 +59,44 @@ def deletion(p: Problem, values: Tensors, *, signed: bool, seed: int = 0) -> Del
 
     Cost: 5 (1 + 10) forward passes per example. Paper: W. Samek et al., IEEE TNNLS 28(11), 2017, arXiv:1509.06321.
     """
-    places = _places(values)
+    places, grids = _places(values)
     totals = _totals(values if signed else abs(values), places)
     marked = _fall(p, totals, places)
-    random = []
-    for r in range(RANDOM_ORDERS):
-        order = torch.rand(totals.shape[1], generator=draws(seed, stream=3, number=r))
-        random.append(_fall(p, order.to(totals.device).expand_as(totals), places))
-    return Deletion(marked, torch.stack(random))
+    moved = [_elsewhere(totals, grids, draws(seed, stream=3, number=r)) for r in range(RANDOM_ORDERS)]
+    return Deletion(marked, torch.stack([_fall(p, order, places) for order in moved]))
 
 
-def _places(values: Tensors) -> Tensors:
-    """The number of each element's position, (1, ...), counted through all tensors."""
-    out, start = [], 0
+def _places(values: Tensors) -> tuple[Tensors, list[tuple[int, int]]]:
+    """The number of each element's position, (1, ...), counted through all tensors; rows and columns of positions."""
+    out, grids, start = [], [], 0
     for t in values:
         if t.ndim == 4:
             height, width = t.shape[2:]
             side = math.ceil(math.sqrt(height * width / MOST_POSITIONS))
             rows, columns = (torch.arange(n, device=t.device) // side for n in (height, width))
-            ids = (rows[:, None] * -(-width // side) + columns)[None, None]
+            grid = -(-height // side), -(-width // side)
+            ids = (rows[:, None] * grid[1] + columns)[None, None]
         else:
-            ids = torch.arange(t[0].numel(), device=t.device).view(1, *t.shape[1:])
+            grid = 1, t[0].numel()
+            ids = torch.arange(grid[1], device=t.device).view(1, *t.shape[1:])
         out.append(start + ids)
-        start = int(out[-1].max()) + 1
-    return Tensors(out)
+        grids.append(grid)
+        start += grid[0] * grid[1]
+    return Tensors(out), grids
+
+
+def _elsewhere(totals: Tensor, grids: list[tuple[int, int]], generator: torch.Generator) -> Tensor:
+    """The same numbers (B, positions) at other positions, moved alike for all examples."""
+    out = []
+    for piece, (rows, columns) in zip(totals.split([r * c for r, c in grids], 1), grids, strict=True):
+        count = rows * columns
+        if rows == 1 or columns == 1:
+            out.append(piece[:, torch.randperm(count, generator=generator).to(totals.device)])
+            continue
+        shift = divmod(int(torch.randint(1, count, (), generator=generator)), columns)
+        mirrored = [d for d in (1, 2) if torch.rand((), generator=generator) < 0.5]
+        out.append(piece.unflatten(1, (rows, columns)).roll(shift, (1, 2)).flip(mirrored).flatten(1))
+    return torch.cat(out, 1)
 
 
 def _totals(values: Tensors, places: Tensors) -> Tensor:
