@@ -22,7 +22,8 @@ from torchwhy import (
     UnsupportedError,
     VarGrad,
 )
-from torchwhy.core.problem import Problem, broadcast
+from torchwhy.core.inputs import broadcast
+from torchwhy.core.problem import Problem
 from torchwhy.core.tensors import Tensors, as_tensors
 
 

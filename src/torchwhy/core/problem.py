@@ -14,20 +14,18 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from torchwhy.core import precision
 from torchwhy.core.errors import TorchwhyError, UnsupportedError
 from torchwhy.core.guard import call, module_of
+from torchwhy.core.inputs import broadcast, cast, check_inputs, leaf
+from torchwhy.core.meter import Meter
 from torchwhy.core.progress import Progress
 from torchwhy.core.site import Site, Stop, Tap, find_site
 from torchwhy.core.target import Target, resolve
 from torchwhy.core.tensors import Tensors, as_tensors
 
-# What the intermediate values of one pass may take. On a CPU more rows at a time only push them out of the cache;
-# measured on a small CNN and on ResNet-18, both are within 5 % of their best time per row here.
-CPU_BYTES = 192 * 2**20
 FIRST_ROWS = 16  # in the first pass, which measures the rest
 
 Points: TypeAlias = Callable[[slice, slice], Tensors]
@@ -487,7 +485,7 @@ class Problem:
             )
         if len({len(g) for g in given}) > 1:
             raise TorchwhyError(f"the baselines of a tuple of inputs are rows of the same examples, not {given.shapes}")
-        return given.map(lambda g, t: _cast(g, t, "baselines"), self.inputs)
+        return given.map(lambda g, t: cast(g, t, "baselines"), self.inputs)
 
 
 @dataclass
@@ -526,104 +524,6 @@ class _Done:
             join([p.output for p in parts]),
             first,
         )
-
-
-class Meter(TorchDispatchMode):
-    """Measures what the intermediate values of a pass take."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it without annotations
-        self.total = 0
-        self.largest = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        # Views and in-place results take nothing: they lie where an argument lies.
-        there = {_place(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
-        new = [t for t in tree_leaves(out) if isinstance(t, Tensor) and _place(t) not in there]
-        size = sum(t.numel() * t.element_size() for t in new)
-        self.total += size
-        self.largest = max(self.largest, size)
-        return out
-
-    def rows(self, rows: int, gradients: bool, device: torch.device) -> int:
-        """How many rows to send at a time, judged by a pass over ``rows`` of them."""
-        if device.type == "cuda":
-            free = (
-                torch.cuda.mem_get_info(device)[0]
-                + torch.cuda.memory_reserved(device)
-                - torch.cuda.memory_allocated(device)
-            )
-            room = 0.4 * free
-        else:
-            room = CPU_BYTES
-        # Without a graph, a value lives until the next few operations have used it; half of the room is for the cache.
-        taken = (self.total if gradients else 8 * self.largest) / rows
-        return max(1, int(room / max(taken, 1)))
-
-
-def _place(t: Tensor) -> int:
-    return t.untyped_storage().data_ptr()
-
-
-def broadcast(given: Any, like: Tensors, what: str, whose: str) -> Tensors:
-    """Numbers or tensors, one for all parts or one for each, expanded to the shapes of ``like``."""
-    parts = given.parts if isinstance(given, Tensors) else given if isinstance(given, tuple) else (given,) * len(like)
-    if (isinstance(given, Tensor) and len(like) > 1) or len(parts) != len(like):
-        count = len(parts) if isinstance(given, tuple) else 1
-        raise TorchwhyError(
-            f"{what}: {count} given for {len(like)} tensors of {whose}; give one number, or a tuple of one each"
-        )
-    out = []
-    for part, t in zip(parts, like, strict=True):
-        if isinstance(part, bool) or not isinstance(part, int | float | Tensor):
-            raise TorchwhyError(f"{what} are numbers or tensors, not {type(part).__name__}")
-        value = _cast(torch.as_tensor(part), t, what)
-        try:
-            out.append(value.expand(t.shape))
-        except RuntimeError as error:
-            raise TorchwhyError(
-                f"{what} of shape {tuple(value.shape)} do not broadcast to {whose}, {tuple(t.shape)}"
-            ) from error
-    return Tensors(out)
-
-
-def _cast(given: Tensor, like: Tensor, what: str) -> Tensor:
-    """In the dtype of ``like``, where that holds the same numbers."""
-    value = given.detach().to(like)
-    if value.is_floating_point() and not value.isfinite().all():
-        raise TorchwhyError(f"{what} hold NaN or infinity, or more than {like.dtype} can")
-    if not value.is_floating_point() and not torch.equal(value.to(given), given):
-        raise TorchwhyError(f"{what} hold numbers that {like.dtype}, the dtype of the inputs, cannot: give others")
-    return value
-
-
-def leaf(t: Tensor) -> Tensor:
-    """A copy that autograd differentiates with respect to; integers are refused."""
-    if not t.is_floating_point():
-        raise TorchwhyError(
-            f"the input is {t.dtype}, which has no gradient: explain the layer behind it, such as at='embedding', "
-            f"or pass it as an additional forward argument"
-        )
-    return t.detach().requires_grad_()
-
-
-def check_inputs(inputs: Tensors) -> None:
-    """Refuse what is no batch of finite numbers."""
-    if any(t.ndim == 0 for t in inputs):
-        raise TorchwhyError("inputs have a batch dimension first; a single number needs shape (1,) or (1, 1)")
-    if len({t.shape[0] for t in inputs}) > 1:
-        raise TorchwhyError(f"a tuple of inputs shares its batch dimension, not {inputs.shapes}")
-    if inputs.size == 0:
-        raise TorchwhyError(f"there are no examples in inputs of shape {inputs.shapes[0]}")
-    for number, t in enumerate(inputs):
-        if t.numel() == 0:
-            raise TorchwhyError(f"input {number} of shape {tuple(t.shape)} has no elements to explain")
-        if t.is_floating_point() and not (finite := t.isfinite()).all():
-            where = tuple((~finite).nonzero()[0].tolist())
-            raise TorchwhyError(
-                f"input {number} holds {int((~finite).sum())} values that are NaN or infinite, the first at {where}"
-            )
 
 
 def _check_rows_independent(model: Any) -> None:

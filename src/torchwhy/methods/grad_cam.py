@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from torchwhy.core.problem import Precision, Problem, check_inputs
+from torchwhy.core.inputs import check_inputs
+from torchwhy.core.problem import Precision, Problem
 from torchwhy.core.site import Site, last_spatial_layer
 from torchwhy.core.tensors import Tensors
 from torchwhy.methods.base import Attribution, Method

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from torchwhy.core.errors import TorchwhyError
-from torchwhy.core.problem import Precision, Problem, leaf
+from torchwhy.core.inputs import leaf
+from torchwhy.core.problem import Precision, Problem
 from torchwhy.core.site import Site
 from torchwhy.core.tensors import Tensors
 from torchwhy.engines.gradients import Moments
