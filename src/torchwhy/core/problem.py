@@ -26,7 +26,7 @@ from torchwhy.core.site import Site, Stop, Tap, find_site
 from torchwhy.core.target import Target, resolve
 from torchwhy.core.tensors import Tensors, as_tensors
 
-FIRST_ROWS = 16  # in the first pass, which measures the rest
+FIRST_ROWS = 16  # in the first of several passes, which measures the rest
 
 Points: TypeAlias = Callable[[slice, slice], Tensors]
 Precision: TypeAlias = Literal["full", "mixed"]
@@ -57,6 +57,7 @@ class _Shared:
     progress: Progress
     cost: Cost = field(default_factory=Cost)
     limits: dict[bool, int] = field(default_factory=dict)  # rows per pass, with and without gradients
+    channels_last: bool | None = None  # the memory layout of images, once it is known which is right
     reached: bool = False  # the target's site is known to run as often as its Site says
 
 
@@ -122,6 +123,7 @@ class Problem:
         self._scores: Tensor | None = None
         self._output: Tensor | None = None
         self._was_tuple = False
+        self._many = False  # more rows will follow than this problem shows
         if layer_baselines is not None and self.site is None:
             raise TorchwhyError("layer_baselines replace what a layer holds: say which with at=, or give baselines")
 
@@ -203,7 +205,8 @@ class Problem:
         start = 0
         while start < self.size:
             stop = min(self.size, start + self._limit(gradients, self.size))
-            done = self._evaluate(None, torch.arange(start, stop, device=self.inputs.device), gradients)
+            rows = torch.arange(start, stop, device=self.inputs.device)
+            done = self._evaluate(None, rows, gradients, measure=self._many or self.size > FIRST_ROWS)
             start = stop
             scores.append(done.scores)
             targets.append(done.target)
@@ -246,6 +249,9 @@ class Problem:
             what: shown beside the progress bar.
         """
         self.target  # noqa: B018  is resolved at the point itself, never at a changed copy
+        many = count * self.size > FIRST_ROWS
+        if many and self._shared.channels_last is None:
+            self._shared.channels_last = self._can_be_channels_last()
         with self.progress.task(what or "evaluating", count * self.size) as advance:
             first = 0
             while first < self.size:
@@ -257,7 +263,7 @@ class Problem:
                     limit = self._limit(gradients, count * self.size)
                     ks = slice(k, min(count, k + max(1, limit // width)))
                     copies = ks.stop - ks.start
-                    done = self._evaluate(points(es, ks).merge(), examples.repeat(copies), gradients)
+                    done = self._evaluate(points(es, ks).merge(), examples.repeat(copies), gradients, measure=many)
                     slopes = None if done.gradients is None else done.gradients.split(copies)
                     yield Sweep(es, ks, done.scores.unflatten(0, (copies, width)), slopes)
                     advance(copies * width)
@@ -306,17 +312,17 @@ class Problem:
 
     def rows_per_pass(self) -> int:
         """How many rows with gradients fit, as far as is known."""
-        return self._limit(True, self.size)
+        return self._limit(True, FIRST_ROWS + 1)
 
     def _limit(self, gradients: bool, rows: int) -> int:
         if self.batch_size is not None:
             return self.batch_size
-        return self._shared.limits.get(gradients, max(FIRST_ROWS, 1) if rows > FIRST_ROWS else rows)
+        return self._shared.limits.get(gradients, min(rows, FIRST_ROWS))
 
-    def _evaluate(self, z: Tensors | None, rows: Tensor, gradients: bool) -> _Done:
+    def _evaluate(self, z: Tensors | None, rows: Tensor, gradients: bool, *, measure: bool = False) -> _Done:
         """One pass, or several when memory does not suffice."""
         try:
-            if self.batch_size is None and gradients not in self._shared.limits:
+            if measure and self.batch_size is None and gradients not in self._shared.limits:
                 with Meter() as meter:
                     done = self._run(z, rows, gradients)
                 self._shared.limits[gradients] = meter.rows(len(rows), gradients, self.inputs.device)
@@ -353,7 +359,7 @@ class Problem:
                 if gradients:
                     leaves = leaves.map(leaf)
                 # A copy, since the model may change its input in place.
-                args = leaves.map(torch.clone)
+                args = leaves.map(self._own)
             else:
                 leaves = args = self.inputs[rows]
                 tap = stack.enter_context(Tap(self.model, self.site, z, leaf=gradients))
@@ -377,6 +383,28 @@ class Problem:
                 leaves = held
             held = held.map(torch.Tensor.detach)
         return _Seen(output, leaves, held)
+
+    def _own(self, t: Tensor) -> Tensor:
+        images = self._shared.channels_last and t.ndim == 4
+        return t.clone(memory_format=torch.channels_last) if images else t.clone()
+
+    def _can_be_channels_last(self) -> bool:
+        """Whether images may lie in memory pixel by pixel, which makes convolutions on a CPU faster.
+
+        Tried on one row: a model that views its feature maps as vectors cannot take it, and one that reads memory by
+        strides would silently see something else.
+        """
+        if self.site is not None or self.inputs.device.type != "cpu" or self.batch_size == 1:
+            return False
+        if not any(t.ndim == 4 and t.shape[1] > 1 and t.dtype == torch.float32 for t in self.inputs):
+            return False
+        score = self.scores[:1]
+        self._shared.channels_last = True
+        try:
+            other = self._evaluate(self.point[:1], torch.zeros(1, dtype=torch.long), gradients=False).scores
+        except TorchwhyError:
+            return False
+        return torch.allclose(other, score, rtol=1e-4, atol=1e-5)
 
     def _score(self, seen: _Seen, rows: Tensor, gradients: bool) -> tuple[Tensor, Target]:
         """Scores (N,) of what a pass has seen, and the target they are of."""
@@ -438,6 +466,7 @@ class Problem:
         part._point = inputs if self.site is None else None
         part._base = self._base[rows] if self._base is not None else None
         part._scores = part._output = None
+        part._many = True
         return part
 
     def _copy(self) -> Problem:
@@ -469,13 +498,14 @@ class Problem:
             given = self.background().map(lambda t: t.mean(0, keepdim=True) if t.is_floating_point() else t[:1]).parts
         return broadcast(given, self.inputs, "baselines", "the inputs")
 
-    def background(self) -> Tensors:
-        """Baselines as a set of N rows to compare with, at the inputs, (N, ...)."""
-        if self._baselines is None:
+    def background(self, rows: Any = None) -> Tensors:
+        """A set of N rows to compare with, at the inputs, (N, ...): those given, or else the baselines."""
+        rows = self._baselines if rows is None else rows
+        if rows is None:
             raise TorchwhyError(
                 "this method compares with a set of examples: give baselines of shape (N, ...), some rows of your data"
             )
-        given, _ = as_tensors(self._baselines, "baselines")
+        given, _ = as_tensors(rows, "baselines")
         if len(given) != len(self.inputs) or any(
             g.ndim == 0 or len(g) == 0 or g.shape[1:] != t.shape[1:] for g, t in zip(given, self.inputs, strict=True)
         ):
