@@ -26,7 +26,8 @@ from torchwhy.core.site import Site, Stop, Tap, find_site
 from torchwhy.core.target import Target, resolve
 from torchwhy.core.tensors import Tensors, as_tensors
 
-FIRST_ROWS = 16  # in the first of several passes, which measures the rest
+# The first of several passes is of so many rows, or fewer where rows are large, and measures the rest.
+FIRST_ROWS, FIRST_ELEMENTS = 16, 2**19
 
 Points: TypeAlias = Callable[[slice, slice], Tensors]
 Precision: TypeAlias = Literal["full", "mixed"]
@@ -123,7 +124,7 @@ class Problem:
         self._scores: Tensor | None = None
         self._output: Tensor | None = None
         self._was_tuple = False
-        self._many = False  # more rows will follow than this problem shows
+        self._many = self.size > FIRST_ROWS  # more rows will follow than fit into a first pass
         if layer_baselines is not None and self.site is None:
             raise TorchwhyError("layer_baselines replace what a layer holds: say which with at=, or give baselines")
 
@@ -204,9 +205,9 @@ class Problem:
         held, scores, slopes, outputs, targets = [], [], [], [], []
         start = 0
         while start < self.size:
-            stop = min(self.size, start + self._limit(gradients, self.size))
+            stop = min(self.size, start + self._limit(gradients, FIRST_ROWS))
             rows = torch.arange(start, stop, device=self.inputs.device)
-            done = self._evaluate(None, rows, gradients, measure=self._many or self.size > FIRST_ROWS)
+            done = self._evaluate(None, rows, gradients)
             start = stop
             scores.append(done.scores)
             targets.append(done.target)
@@ -248,22 +249,22 @@ class Problem:
             gradients: of the scores with respect to the points as well.
             what: shown beside the progress bar.
         """
+        self._many |= count * self.size > FIRST_ROWS
         self.target  # noqa: B018  is resolved at the point itself, never at a changed copy
-        many = count * self.size > FIRST_ROWS
-        if many and self._shared.channels_last is None:
+        if self._many and self._shared.channels_last is None:
             self._shared.channels_last = self._can_be_channels_last()
         with self.progress.task(what or "evaluating", count * self.size) as advance:
             first = 0
             while first < self.size:
-                es = slice(first, min(self.size, first + self._limit(gradients, count * self.size)))
+                es = slice(first, min(self.size, first + self._limit(gradients, FIRST_ROWS)))
                 width = es.stop - es.start
                 examples = torch.arange(es.start, es.stop, device=self.inputs.device)
                 k = 0
                 while k < count:
-                    limit = self._limit(gradients, count * self.size)
+                    limit = self._limit(gradients, self._first_rows)
                     ks = slice(k, min(count, k + max(1, limit // width)))
                     copies = ks.stop - ks.start
-                    done = self._evaluate(points(es, ks).merge(), examples.repeat(copies), gradients, measure=many)
+                    done = self._evaluate(points(es, ks).merge(), examples.repeat(copies), gradients)
                     slopes = None if done.gradients is None else done.gradients.split(copies)
                     yield Sweep(es, ks, done.scores.unflatten(0, (copies, width)), slopes)
                     advance(copies * width)
@@ -287,7 +288,7 @@ class Problem:
         if self.site is None:
             return inputs
         pieces = []
-        for start in range(0, inputs.size, limit := self._limit(False, inputs.size)):
+        for start in range(0, inputs.size, limit := self._limit(False, FIRST_ROWS)):
             part = slice(start, start + limit)
             with torch.no_grad(), Tap(self.model, self.site, stop=True) as tap, suppress(Stop):
                 call(self.model, inputs[part].map(torch.clone), self._extra(rows[part]))
@@ -312,25 +313,32 @@ class Problem:
 
     def rows_per_pass(self) -> int:
         """How many rows with gradients fit, as far as is known."""
-        return self._limit(True, FIRST_ROWS + 1)
+        return self._limit(True, self._first_rows)
 
-    def _limit(self, gradients: bool, rows: int) -> int:
+    def _limit(self, gradients: bool, unknown: int) -> int:
+        """Rows per pass: as the user wants, as measured, or so many while nothing is known."""
         if self.batch_size is not None:
             return self.batch_size
-        return self._shared.limits.get(gradients, min(rows, FIRST_ROWS))
+        return self._shared.limits.get(gradients, unknown)
 
-    def _evaluate(self, z: Tensors | None, rows: Tensor, gradients: bool, *, measure: bool = False) -> _Done:
-        """One pass, or several when memory does not suffice."""
+    @property
+    def _first_rows(self) -> int:
+        elements = sum(t[0].numel() for t in self.inputs)
+        return min(FIRST_ROWS, max(2, FIRST_ELEMENTS // max(1, elements)))
+
+    def _evaluate(self, z: Tensors | None, rows: Tensor, gradients: bool) -> _Done:
+        """One pass, or several when memory does not suffice; the first of many is measured."""
         try:
-            if measure and self.batch_size is None and gradients not in self._shared.limits:
-                with Meter() as meter:
-                    done = self._run(z, rows, gradients)
-                self._shared.limits[gradients] = meter.rows(len(rows), gradients, self.inputs.device)
-                return done
-            return self._run(z, rows, gradients)
+            if not self._many or self._shared.limits or self.batch_size is not None:
+                return self._run(z, rows, gradients)
+            with Meter(gradients=gradients) as meter:
+                done = self._run(z, rows, gradients)
+            self._shared.limits = meter.limits(len(rows), self.inputs.device)
         except torch.OutOfMemoryError:
             if len(rows) == 1:
                 raise
+        else:
+            return done
         half = len(rows) // 2
         self._shared.limits[gradients] = half
         parts = [
