@@ -2,8 +2,9 @@
 
     python benchmarks/rules.py [--quick]
 
-`bare` is one forward and one backward pass of the rows alone, with parameters that ask for no gradient. Memory is the rise of
-resident memory during a run.
+`bare` is one forward and one backward pass of the rows alone, with parameters that ask for no gradient. Memory is
+the rise of resident memory during a run. "same" says whether both give the same values; Captum's are not complete
+behind a maximum that falls (`tests/parity/test_captum_rules.py`).
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from collections.abc import Callable
 
 import torch
 from captum import attr as captum
-from common import ResNet18, seeded, side_by_side
 from torch import Tensor, nn
 
+from common import ResNet18, seeded, side_by_side
 from torchwhy.methods.backprop import GuidedBackprop
 from torchwhy.methods.deep_lift import DeepLift, DeepLiftShap
 from torchwhy.networks import ConvNet
@@ -107,12 +108,13 @@ def main() -> None:
                 continue
             a, b = ours(), theirs()
             scale = float(b.abs().max())
-            assert torch.allclose(a, b, rtol=1e-3, atol=1e-3 * scale), (name, float((a - b).abs().max()) / scale)
+            same = torch.allclose(a, b, rtol=1e-3, atol=1e-3 * scale)
             found = side_by_side({"ours": ours, "theirs": theirs, "bare": bare(model, x)}, 3 if batch > 1 else 7)
             mine, captums, least = found["ours"], found["theirs"], found["bare"]
             print(
                 f"{name:28}{1000 * mine.seconds:9.1f}ms{1000 * captums.seconds:9.1f}ms{1000 * least.seconds:9.1f}ms"
-                f"{mine.seconds / captums.seconds:11.2f}{mine.seconds / least.seconds:9.2f}{mine.mib:7.0f}{captums.mib:8.0f}"
+                f"{mine.seconds / captums.seconds:11.2f}{mine.seconds / least.seconds:9.2f}"
+                f"{mine.mib:7.0f}{captums.mib:8.0f}{'yes' if same else 'no':>6}"
             )
 
 

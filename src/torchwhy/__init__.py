@@ -12,15 +12,21 @@ from torchwhy.core.errors import MissingExtraError, TorchwhyError, UnsupportedEr
 from torchwhy.core.evidence import Check, Verdict
 from torchwhy.core.explanation import Explanation
 from torchwhy.core.site import Site
+from torchwhy.engines.rules import trace
 from torchwhy.methods import (
+    Deconvolution,
+    DeepLift,
+    DeepLiftShap,
     FeatureAblation,
     GradCAM,
     GradientShap,
+    GuidedBackprop,
     InputXGradient,
     IntegratedGradients,
     Method,
     NoiseTunnel,
     Occlusion,
+    RectGrad,
     Saliency,
     SmoothGrad,
     SmoothGradSquared,
@@ -29,16 +35,21 @@ from torchwhy.methods import (
 
 __all__ = [
     "Check",
+    "Deconvolution",
+    "DeepLift",
+    "DeepLiftShap",
     "Explanation",
     "FeatureAblation",
     "GradCAM",
     "GradientShap",
+    "GuidedBackprop",
     "InputXGradient",
     "IntegratedGradients",
     "Method",
     "MissingExtraError",
     "NoiseTunnel",
     "Occlusion",
+    "RectGrad",
     "Saliency",
     "Site",
     "SmoothGrad",
@@ -48,4 +59,5 @@ __all__ = [
     "VarGrad",
     "Verdict",
     "explain",
+    "trace",
 ]

@@ -61,9 +61,9 @@ def deletion(p: Problem, values: Tensors, *, signed: bool, seed: int = 0) -> Del
     """
     places, grids = _places(values)
     totals = _totals(values if signed else abs(values), places)
-    marked = _fall(p, totals, places)
-    moved = [_elsewhere(totals, grids, draws(seed, stream=3, number=r)) for r in range(RANDOM_ORDERS)]
-    return Deletion(marked, torch.stack([_fall(p, order, places) for order in moved]))
+    generators = [draws(seed, stream=3, number=r) for r in range(RANDOM_ORDERS)]
+    random = [_fall(p, _elsewhere(totals, grids, g), places, g) for g in generators]
+    return Deletion(_fall(p, totals, places, draws(seed, stream=4)), torch.stack(random))
 
 
 def _places(values: Tensors) -> tuple[Tensors, list[tuple[int, int]]]:
@@ -106,10 +106,15 @@ def _totals(values: Tensors, places: Tensors) -> Tensor:
     return rows.new_zeros(len(rows), int(index.max()) + 1).index_add_(1, index, rows)
 
 
-def _fall(p: Problem, order: Tensor, places: Tensors) -> Tensor:
-    """(B,) mean fall of the score when the positions of the largest numbers are removed first; order (B, positions)."""
+def _fall(p: Problem, order: Tensor, places: Tensors, generator: torch.Generator) -> Tensor:
+    """(B,) mean fall of the score when the positions of the largest numbers are removed first; order (B, positions).
+
+    Equal numbers, such as the zeros around a mark, take turns at random: their place says nothing.
+    """
     count = order.shape[1]
-    rank = order.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    turns = torch.randperm(count, generator=generator).to(order.device)
+    first = turns[order[:, turns].argsort(dim=1, descending=True, stable=True)]
+    rank = first.argsort(dim=1)
     edges = torch.tensor([max(1, round(share * count)) for share in SHARES], device=order.device)
     step = torch.bucketize(rank, edges, right=True)  # 0 is removed first, len(SHARES) is never removed
     groups = Groups(p.point, places.map(lambda ids: step[:, ids[0]]).parts)
