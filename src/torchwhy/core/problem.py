@@ -525,6 +525,15 @@ class Problem:
             raise TorchwhyError(f"the baselines of a tuple of inputs are rows of the same examples, not {given.shapes}")
         return given.map(lambda g, t: cast(g, t, "baselines"), self.inputs)
 
+    def held_by_background(self) -> Tensors:
+        """What the site holds for the background, (N, 1, ...), or (N, B, ...) where it depends on the example."""
+        background = self.background().map(lambda t: t.clone() if t.is_inference() else t)
+        n, device = background.size, self.inputs.device
+        if self.site is None or not self.extra_follows:
+            return self.carry(background, torch.zeros(n, dtype=torch.long, device=device)).map(lambda t: t[:, None])
+        examples = torch.arange(self.size, device=device).repeat(n)
+        return self.carry(background.map(lambda t: t.repeat_interleave(self.size, 0)), examples).split(n)
+
 
 @dataclass
 class _Seen:

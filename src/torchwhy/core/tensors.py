@@ -155,3 +155,10 @@ def as_tensors(value: object, what: str = "inputs") -> tuple[Tensors, bool]:
         given = ", ".join(type(t).__name__ for t in parts)
         raise TorchwhyError(f"{what} must be a tensor or a tuple of tensors, not ({given})")
     return Tensors(parts), isinstance(value, tuple)
+
+
+def for_examples(shared: Tensor, es: slice) -> Tensor:
+    """(K, 1, ...), which all examples share, or (K, all, ...), as (K, some of the examples, ...)."""
+    if shared.shape[1] > 1:
+        return shared[:, es]
+    return shared.expand(-1, es.stop - es.start, *shared.shape[2:])

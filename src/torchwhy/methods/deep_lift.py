@@ -9,10 +9,10 @@ from torch import Tensor
 
 from torchwhy.core.errors import TorchwhyError
 from torchwhy.core.problem import Problem
+from torchwhy.core.tensors import for_examples
 from torchwhy.engines.gradients import Moments, join
 from torchwhy.engines.rules import Compared
 from torchwhy.engines.rules.difference import RESCALE, REVEAL_CANCEL
-from torchwhy.engines.rules.passes import baseline_set, for_examples
 from torchwhy.methods.base import Attribution, Method
 from torchwhy.registry import Info, register
 
@@ -117,7 +117,7 @@ class DeepLiftShap(_DeepLift):
     """
 
     def compute(self, p: Problem) -> Attribution:
-        bases = baseline_set(p)
+        bases = p.held_by_background()
         pieces: dict[int, Moments] = {}
         for es, ks, m in Compared.of(p, _COMPOSITES[self.rule]).slopes(bases, "comparing with the baselines"):
             values = m.double_for_sums()
@@ -133,7 +133,7 @@ class DeepLiftShap(_DeepLift):
     def total(self, p: Problem) -> Tensor | None:
         if not self.multiply_by_inputs:
             return None
-        bases = baseline_set(p)
+        bases = p.held_by_background()
         scores = p.scores_at(
             lambda es, ks: bases[ks].map(lambda t: for_examples(t, es)), bases.size, "scoring the baselines"
         )

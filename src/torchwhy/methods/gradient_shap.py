@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from torchwhy.core.problem import Precision, Problem
-from torchwhy.core.tensors import Tensors, align
+from torchwhy.core.tensors import Tensors, align, for_examples
 from torchwhy.engines.gradients import Moments, join
 from torchwhy.engines.noise import Stdevs, check_seed, check_stdevs, draws, normal
 from torchwhy.methods.base import Attribution, Method, at_least
@@ -67,14 +67,14 @@ class GradientShap(Method):
         check_seed(self.seed)
 
     def compute(self, p: Problem) -> Attribution:
-        held = self._held(p)
+        held = p.held_by_background()
         row, alpha = self._draws(held.size)
         noise = normal(self.stdevs, p.inputs, self.seed)
         way = Tensors([])  # from the baselines to the noisy points of the draws under way
 
         def points(es: slice, ks: slice) -> Tensors:
             nonlocal way
-            start = held[row[ks].to(p.point.device)].map(lambda t: _for_all(t, es))
+            start = held[row[ks].to(p.point.device)].map(lambda t: for_examples(t, es))
             if noise is None:
                 end = p.point[es].map(lambda t: t[None])
             else:
@@ -106,32 +106,17 @@ class GradientShap(Method):
     def total(self, p: Problem) -> Tensor | None:
         if not self.multiply_by_inputs:
             return None
-        held = self._held(p)
+        held = p.held_by_background()
         row, counts = self._draws(held.size)[0].unique(return_counts=True)
         used = held[row.to(p.point.device)]
-        scores = p.scores_at(lambda es, ks: used[ks].map(lambda t: _for_all(t, es)), len(row), "scoring the baselines")
+        scores = p.scores_at(
+            lambda es, ks: used[ks].map(lambda t: for_examples(t, es)), len(row), "scoring the baselines"
+        )
         shares = align(counts.to(scores) / self.n_samples, scores)
         return p.scores - (shares * scores).sum(0)
-
-    def _held(self, p: Problem) -> Tensors:
-        """What the site holds for the baselines, (N, 1, ...), or (N, B, ...) where it depends on the example."""
-        background = p.background()
-        n = background.size
-        if p.site is None or not p.extra_follows:
-            rows = torch.zeros(n, dtype=torch.long, device=p.point.device)
-            return p.carry(background, rows).map(lambda t: t[:, None])
-        examples = torch.arange(p.size, device=p.point.device).repeat(n)
-        return p.carry(background.map(lambda t: t.repeat_interleave(p.size, 0)), examples).split(n)
 
     def _draws(self, rows: int) -> tuple[Tensor, Tensor]:
         """Which baseline and which position on the way, for every draw."""
         generator = draws(self.seed, stream=1)
         row = torch.randint(rows, (self.n_samples,), generator=generator)
         return row, torch.rand(self.n_samples, generator=generator, dtype=torch.float64)
-
-
-def _for_all(baselines: Tensor, es: slice) -> Tensor:
-    """(K, 1 or all, ...) as (K, examples, ...)."""
-    if baselines.shape[1] == 1:
-        return baselines.expand(-1, es.stop - es.start, *baselines.shape[2:])
-    return baselines[:, es]

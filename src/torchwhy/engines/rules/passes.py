@@ -14,7 +14,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torchwhy.core.errors import UnsupportedError
 from torchwhy.core.guard import module_of
 from torchwhy.core.problem import Points, Problem
-from torchwhy.core.tensors import Tensors
+from torchwhy.core.tensors import Tensors, for_examples
 from torchwhy.engines.rules.composite import Composite
 from torchwhy.engines.rules.engine import Interceptor, Recorder, Step
 
@@ -158,23 +158,6 @@ class Compared(Ruled):
                 f"than for the input: choose a baseline that takes the same way through the model"
             )
         return done
-
-
-def baseline_set(p: Problem) -> Tensors:
-    """What the site holds for a set of baselines, (N, 1, ...), or (N, B, ...) where it depends on the example."""
-    background = p.background().map(lambda t: t.clone() if t.is_inference() else t)
-    n = background.size
-    if p.site is None or not p.extra_follows:
-        return p.carry(background, torch.zeros(n, dtype=torch.long, device=p.point.device)).map(lambda t: t[:, None])
-    examples = torch.arange(p.size, device=p.point.device).repeat(n)
-    return p.carry(background.map(lambda t: t.repeat_interleave(p.size, 0)), examples).split(n)
-
-
-def for_examples(bases: Tensor, es: slice) -> Tensor:
-    """Baselines (K, 1 or all, ...) for some examples, (K, B, ...)."""
-    if bases.shape[1] > 1:
-        return bases[:, es]
-    return bases.expand(-1, es.stop - es.start, *bases.shape[2:])
 
 
 def _forget(t: Tensor) -> None:
