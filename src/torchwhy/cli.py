@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,19 +15,22 @@ import typer
 from torch import Tensor
 
 from torchwhy import registry
-from torchwhy.api import explain as explain_model
 from torchwhy.core.errors import TorchwhyError, closest
+from torchwhy.core.explanation import Explanation
 from torchwhy.core.files import write_atomically
 from torchwhy.core.site import Site
 from torchwhy.core.versions import versions
 from torchwhy.data import Dataset, load_dataset, read_image, read_tensor, write_digits
 from torchwhy.methods import Level, Method
+from torchwhy.registry import Info
 from torchwhy.train import EpochResult, TrainingConfig, load_checkpoint
 from torchwhy.train import train as train_network
 
 app = typer.Typer(
     help="Ask a PyTorch model why, and know whether to believe the answer.",
+    epilog="To begin with: torchwhy demo",
     no_args_is_help=True,
+    add_completion=False,  # every press of the tab key would wait for PyTorch
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -33,27 +39,70 @@ app.add_typer(data_app, name="data")
 
 DEFAULTS = TrainingConfig()
 BACKGROUND_ROWS = 100
+NAMED = 20  # classes
+PICTURED = 16  # examples; a page of many more takes long to lay out
+PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
-Seed = Annotated[int, typer.Option(help="Of all random numbers.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of all random numbers.")]
 
 
 def main() -> None:
-    """Run the command line; what is wrong with the input is one line and exit code 2."""
+    """Run the command line; what is wrong with the input, or with a file, is one line and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names can hold what a terminal cannot show
     try:
-        app()
-    except TorchwhyError as error:
-        print(f"error: {error}", file=sys.stderr)
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough, as in `torchwhy methods | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (TorchwhyError, OSError) as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(versions()["torchwhy"])
+        raise typer.Exit
 
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
 ) -> None:
-    if version:
-        print(versions()["torchwhy"])
-        raise typer.Exit
+    pass
+
+
+# -- demo -----------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("torchwhy-demo"),
+    vision: Annotated[
+        bool,
+        typer.Option("--vision", help="Explain an ImageNet network on photographs instead (extra: vision)."),
+    ] = False,
+    epochs: Annotated[int, typer.Option(help="Passes over the training data.")] = DEFAULTS.epochs,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Train a network on real digits, explain its decisions by many methods, and write a report."""
+    from torchwhy import demo as story
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr if as_json else sys.stdout, flush=True)
+
+    summary = story.vision(out, say) if vision else story.digits(out, say, epochs=epochs, seed=seed)
+    if as_json:
+        print(json.dumps(summary, indent=2))
 
 
 # -- data -----------------------------------------------------------------------------------------------------
@@ -96,7 +145,12 @@ def _describe(datasets: list[tuple[Path, Dataset]], as_json: bool) -> None:
         print(json.dumps(facts, indent=2))
         return
     for f in facts:
-        print(f"{f['path']}: {f['examples']} examples of shape {tuple(f['input_shape'])}, {len(f['classes'])} classes")
+        low, high = f["range"]
+        print(f"{f['path']}: {f['examples']} examples of shape {tuple(f['input_shape'])}")
+        print(f"  values from {low:g} to {high:g}, preprocessing: {f['preprocessing']}")
+        counts = [f"{name} ({n})" for name, n in zip(f["classes"], f["examples_per_class"], strict=True)]
+        more = f", and {len(counts) - NAMED} more" if len(counts) > NAMED else ""
+        print(f"  {len(counts)} classes (examples): {', '.join(counts[:NAMED])}{more}")
 
 
 # -- train ----------------------------------------------------------------------------------------------------
@@ -140,62 +194,11 @@ def train(
     elif best is not None:
         kept = "Stopped; the last full epoch is kept, go on with --resume. " if history.interrupted else ""
         print(f"{kept}Best: epoch {best.epoch} with {100 * best.accuracy:.2f}%, in {out}", file=sys.stderr)
+        print(
+            f"To explain a decision: {shlex.join(['torchwhy', 'explain', str(out), str(test_path)])}", file=sys.stderr
+        )
     if history.interrupted:
         raise typer.Exit(130)
-
-
-# -- methods --------------------------------------------------------------------------------------------------
-
-
-@app.command()
-def methods(
-    name: Annotated[str | None, typer.Argument(help="Show one method with its options.")] = None,
-    as_json: Json = False,
-) -> None:
-    """List the methods: what each is, needs, promises and costs."""
-    chosen = registry.methods() if name is None else {(cls := registry.lookup(name)).__name__: cls}
-    if as_json:
-        print(json.dumps([_facts(cls) for cls in chosen.values()], indent=2))
-        return
-    from rich.console import Console
-    from rich.table import Column, Table
-
-    console = Console()
-    if name is not None:
-        for cls in chosen.values():
-            info = cls.info
-            console.print(f"[bold]{cls.__name__}[/]: {info.summary}", highlight=False)
-            console.print(f"{info.paper}, {info.year}\n", highlight=False)
-            table = Table("option", "default")
-            for option, default in _options(cls).items():
-                table.add_row(option, json.dumps(default))
-            console.print(table)
-        return
-    table = Table(
-        Column("method", no_wrap=True),
-        "what it shows",
-        "needs",
-        "promises",
-        "cost per example",
-        show_lines=True,
-    )
-    for label, cls in chosen.items():
-        info = cls.info
-        table.add_row(label, info.summary, info.needs, ", ".join(info.promises) or "nothing", info.cost)
-    console.print(table)
-    console.print("One method and its options: torchwhy methods NAME", highlight=False)
-
-
-def _facts(cls: type[Method]) -> dict[str, Any]:
-    return {"name": cls.__name__, **dataclasses.asdict(cls.info), "options": _options(cls)}
-
-
-def _options(cls: type[Method]) -> dict[str, Any]:
-    """A method's options and their defaults."""
-    common = {f.name for f in dataclasses.fields(Method)} - {"batch_size"}
-    return {f.name: f.default for f in dataclasses.fields(cls) if f.init and f.name not in common | {"method"}} | (
-        {"method": cls.method} if hasattr(cls, "method") else {}
-    )
 
 
 # -- explain --------------------------------------------------------------------------------------------------
@@ -203,62 +206,90 @@ def _options(cls: type[Method]) -> dict[str, Any]:
 
 @app.command()
 def explain(
-    checkpoint: Annotated[Path, typer.Argument(help="A folder of checkpoints, or one of its files.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="A folder of checkpoints, or one of its files.")
+    ],
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="INPUT", help="A .pth data set (with --index), a PNG or JPEG image, a .npy or .pt tensor."
+            metavar="INPUT", help="A data set (a .pth file or a folder), a PNG or JPEG image, a .npy or .pt tensor."
         ),
     ],
-    index: Annotated[list[int] | None, typer.Option(help="Which examples of the data set; may be repeated.")] = None,
-    method: Annotated[str, typer.Option(help="See: torchwhy methods.")] = "IntegratedGradients",
+    index: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="An example by its number, from 0, or from -1 at the end; may be repeated. "
+            "By default the first of a data set, and all of a tensor."
+        ),
+    ] = None,
+    method: Annotated[str, typer.Option(help="Its name; for a list: torchwhy methods.")] = "IntegratedGradients",
     at: Annotated[str | None, typer.Option(help="Explain at this layer, such as conv2, instead of the input.")] = None,
     target: Annotated[
         str | None,
         typer.Option(
-            help="A class number or name, or a unit such as 'conv1[3,0,0]'; by default what the network predicts."
+            help="What to explain: a class by name or, where none has that name, by number; or a hidden unit, such as "
+            "'conv1[3,0,0]'. By default the class that the network predicts."
         ),
     ] = None,
     option: Annotated[
-        list[str] | None, typer.Option("--option", "-o", help="An option of the method, such as n_steps=200.")
+        list[str] | None,
+        typer.Option(
+            "--option",
+            "-o",
+            help="An option of the method, such as n_steps=200 or strides=[1,2,2]; may be repeated. "
+            "For a list: torchwhy methods NAME.",
+        ),
     ] = None,
-    baseline: Annotated[float | None, typer.Option(help="The value that stands for 'absent'.")] = None,
+    baseline: Annotated[
+        float | None, typer.Option(help="The value that stands for 'absent', for methods that take one; by default 0.")
+    ] = None,
     background: Annotated[
-        Path | None, typer.Option(help="A data set to compare with, for methods that take one.")
+        Path | None,
+        typer.Option(help="Data to compare with, for methods that take a set; by default the data set of INPUT."),
     ] = None,
-    check: Annotated[Level, typer.Option(help="How much evidence to gather.")] = "basic",
-    out: Annotated[Path, typer.Option(help="The report to write.")] = Path("explanation.html"),
-    png: Annotated[Path | None, typer.Option(help="Write a picture as well.")] = None,
-    svg: Annotated[Path | None, typer.Option(help="Write a vector picture as well.")] = None,
-    npz: Annotated[Path | None, typer.Option(help="Write the numbers as NumPy arrays as well.")] = None,
-    save: Annotated[Path | None, typer.Option(help="Write the whole explanation as safetensors as well.")] = None,
+    check: Annotated[
+        Level,
+        typer.Option(help="How much evidence to gather: what is free, or also what removing the marked parts does."),
+    ] = "basic",
+    out: Annotated[Path, typer.Option(help="The report, .html.")] = Path("explanation.html"),
+    png: Annotated[Path | None, typer.Option(help=f"Also draw the first {PICTURED} examples, as .png.")] = None,
+    svg: Annotated[Path | None, typer.Option(help=f"Also draw the first {PICTURED} examples, as .svg.")] = None,
+    npz: Annotated[Path | None, typer.Option(help="Also write the numbers as NumPy arrays, .npz.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Also write everything, for Explanation.load in Python, .safetensors.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Explain a network's decision, and say whether to believe the explanation."""
+    for path, ending in ((out, ".html"), (png, ".png"), (svg, ".svg"), (npz, ".npz"), (save, ".safetensors")):
+        if path is not None:
+            _require_place(path, ending)
+    cls: type[Method] = registry.lookup(method)
+    if not cls.info.standalone:
+        raise TorchwhyError(
+            f"{cls.__name__} goes around another method, so it is for Python: choose one that stands alone"
+        )
+    options = _parse_options(cls, option or [])
     model, record = load_checkpoint(checkpoint)
     inputs, dataset = _read(source, index, record.input_shape)
-    cls: type[Method] = registry.lookup(method)
-    explanation = explain_model(
-        model,
+    explanation = cls(model, at=at, **options).explain(
         inputs,
+        _baselines(cls, baseline, background, dataset),
         _target(target, record.classes),
-        method=cls,
-        at=at,
-        baselines=_baselines(cls, baseline, background, dataset),
         check=check,
         classes=record.classes,
-        **_parse_options(cls, option or []),
     )
     from torchwhy.render import html
 
-    html.write(html.report([explanation], title=f"Why? {source.name}"), out)
-    written = [out]
-    pictures = [path for path in (png, svg) if path is not None]
-    written += [_write_figure(explanation.plot(examples=len(explanation)), path) for path in pictures]
+    files = {out: html.report([explanation], title=f"Why? {source.name}").encode()}
+    for path in (png, svg):
+        if path is not None:
+            files[path] = _picture(explanation, path)
     if npz is not None:
-        written.append(_write_npz(explanation.values, npz))
-    if save is not None:
-        written.append(explanation.save(save))
+        files[npz] = _arrays(explanation.values)
+    for path, content in files.items():
+        write_atomically(path, content)
+    written = [*files, *([explanation.save(save)] if save is not None else [])]
     if as_json:
         print(json.dumps(explanation.as_dict() | {"written": [str(p) for p in written]}, indent=2))
         return
@@ -267,6 +298,17 @@ def explain(
         said = "predicts" if explanation.predicted else "explained for"
         print(f"{which}: {said} {explanation.target_name(i)} (score {explanation.scores[i]:.4g}); {verdict}")
     print(f"written: {', '.join(map(str, written))}")
+
+
+def _require_place(path: Path, ending: str) -> None:
+    """Refuse a file that cannot be written before the work rather than after it."""
+    if path.is_dir():
+        raise TorchwhyError(f"{path} is a folder: name a file in it, such as {path / f'explanation{ending}'}")
+    if path.suffix.lower() != ending:
+        raise TorchwhyError(f"the name of the file {path} should end in {ending}")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise TorchwhyError(f"cannot write {path}: {above} is no folder that you may write to")
 
 
 def _read(path: Path, index: list[int] | None, shape: tuple[int, ...]) -> tuple[Tensor, Dataset | None]:
@@ -284,17 +326,17 @@ def _read(path: Path, index: list[int] | None, shape: tuple[int, ...]) -> tuple[
     elif tuple(tensor.shape) == shape:
         tensor = tensor[None]
     if tuple(tensor.shape[1:]) != shape:
-        raise TorchwhyError(f"{path} holds inputs of shape {tuple(tensor.shape[1:])}, but the network takes {shape}")
+        raise TorchwhyError(f"{path} has shape {tuple(tensor.shape)}, but the network takes {shape}, or many of those")
     for i in index or []:
         if not -len(tensor) <= i < len(tensor):
             raise TorchwhyError(
                 f"there is no example {i} in {path}: it holds {len(tensor)}, numbered 0 to {len(tensor) - 1}"
             )
-    return (tensor[index] if index else tensor), dataset
+    return (tensor[index] if index else tensor).float(), dataset
 
 
 def _target(text: str | None, classes: tuple[str, ...]) -> Any:
-    """A class by number or name, or a unit such as ``conv1[3,0,0]``."""
+    """A class by name, else by number, or a unit such as ``conv1[3,0,0]``."""
     if text is None:
         return None
     if text in classes:
@@ -321,9 +363,13 @@ def _baselines(cls: type[Method], value: float | None, background: Path | None, 
         if background is not None:
             raise TorchwhyError(f"{cls.__name__} compares with one value: give --baseline instead of --background")
         return value
+    if value is not None:
+        raise TorchwhyError(f"{cls.__name__} compares with a set of examples: give --background instead of --baseline")
     rows = load_dataset(background) if background is not None else dataset
     if rows is None:
-        raise TorchwhyError(f"{cls.__name__} compares with a set of examples: give --background train_data.pth")
+        raise TorchwhyError(
+            f"{cls.__name__} compares with a set of examples: give one, such as --background train_data.pth"
+        )
     return rows.inputs[:: max(1, -(-len(rows) // BACKGROUND_ROWS))]
 
 
@@ -334,13 +380,15 @@ def _parse_options(cls: type[Method], given: list[str]) -> dict[str, Any]:
     for text in given:
         name, equals, value = text.partition("=")
         if not equals:
-            raise TorchwhyError(f"--option {text!r} should be name=value")
+            raise TorchwhyError(f"an option is written name=value, such as n_steps=200, not {text!r}")
         if name not in known:
             raise TorchwhyError(f"{cls.__name__} has no option {name!r}{closest(name, known)}")
         try:
-            options[name] = _tuples(json.loads(value))
-        except json.JSONDecodeError:
+            options[name] = _tuples(json.loads(PYTHON_WORDS.get(value, value)))
+        except (ValueError, RecursionError):
             options[name] = value
+        if isinstance(known[name], bool) and not isinstance(options[name], bool):
+            raise TorchwhyError(f"the option {name} is true or false, not {value!r}")
     return options
 
 
@@ -348,55 +396,71 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
-def _write_figure(figure: Any, path: Path) -> Path:
-    from io import BytesIO
-
-    kind = path.suffix.lower().removeprefix(".")
-    if kind not in ("png", "svg", "pdf"):
-        raise TorchwhyError(f"{path}: a picture ends in .png, .svg or .pdf")
-    buffer = BytesIO()
-    figure.savefig(buffer, format=kind, dpi=150, bbox_inches="tight")
-    write_atomically(path, buffer.getbuffer())
-    return path
+def _picture(explanation: Explanation, path: Path) -> bytes:
+    buffer = io.BytesIO()
+    figure = explanation.plot(examples=PICTURED)
+    figure.savefig(buffer, format=path.suffix[1:].lower(), dpi=150, bbox_inches="tight")
+    return buffer.getvalue()
 
 
-def _write_npz(values: Tensor | tuple[Tensor, ...], path: Path) -> Path:
-    from io import BytesIO
-
+def _arrays(values: Tensor | tuple[Tensor, ...]) -> bytes:
     import numpy as np
 
     parts = (values,) if isinstance(values, Tensor) else values
     arrays = {"values" if len(parts) == 1 else f"values_{i}": t.float().cpu().numpy() for i, t in enumerate(parts)}
-    buffer = BytesIO()
+    buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # the stub takes the names for options
-    write_atomically(path, buffer.getbuffer())
-    return path
+    return buffer.getvalue()
 
 
-# -- demo -----------------------------------------------------------------------------------------------------
+# -- methods --------------------------------------------------------------------------------------------------
 
 
 @app.command()
-def demo(
-    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("torchwhy-demo"),
-    vision: Annotated[
-        bool,
-        typer.Option("--vision", help="Explain an ImageNet network on photographs instead (extra: vision)."),
-    ] = False,
-    epochs: Annotated[int, typer.Option(help="Of the training.")] = DEFAULTS.epochs,
-    seed: Seed = 0,
+def methods(
+    name: Annotated[str | None, typer.Argument(help="Show one method with its options.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Train a network on real digits, explain its decisions by many methods, and write a report."""
-    from torchwhy import demo as story
-
-    def say(text: str) -> None:
-        print(text, file=sys.stderr if as_json else sys.stdout, flush=True)
-
-    summary = story.vision(out, say) if vision else story.digits(out, say, epochs=epochs, seed=seed)
+    """List the methods: what each is, needs, promises and costs."""
+    chosen = registry.methods() if name is None else {(cls := registry.lookup(name)).__name__: cls}
     if as_json:
-        print(json.dumps(summary, indent=2))
+        print(json.dumps([_facts(cls) for cls in chosen.values()], indent=2))
+        return
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    console = Console(markup=False, highlight=False)
+    if name is None:
+        table = Table(
+            Column("method", style="bold", no_wrap=True), "what it shows, needs, promises and costs", box=SIMPLE_HEAD
+        )
+        for label, cls in chosen.items():
+            table.add_row(label, _told(cls.info))
+        console.print(table)
+        console.print("One method with its options: torchwhy methods NAME")
+        return
+    for label, cls in chosen.items():
+        console.print(label, style="bold")
+        console.print(_told(cls.info))
+        console.print(f"{cls.info.paper}, {cls.info.year}")
+        table = Table("option", "default", box=SIMPLE_HEAD)
+        for option, default in _options(cls).items():
+            table.add_row(option, json.dumps(default))
+        console.print(table)
 
 
-if __name__ == "__main__":
-    main()
+def _told(info: Info) -> str:
+    promised = ", ".join(info.promises) or "nothing"
+    return f"{info.summary}\nneeds {info.needs}; promises {promised}; costs {info.cost} per example"
+
+
+def _facts(cls: type[Method]) -> dict[str, Any]:
+    return {"name": cls.__name__, **dataclasses.asdict(cls.info), "options": _options(cls)}
+
+
+def _options(cls: type[Method]) -> dict[str, Any]:
+    """A method's options and their defaults."""
+    hidden = {"at", "progress"}
+    fields = (f for f in dataclasses.fields(cls) if f.init and f.default is not dataclasses.MISSING)
+    return {f.name: f.default for f in fields if f.name not in hidden}

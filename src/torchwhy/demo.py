@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import torch
@@ -29,8 +32,8 @@ from torchwhy.render.html import demo_report, write
 from torchwhy.render.story import DemoStory, Example, Layer
 from torchwhy.train import EpochResult, TrainingConfig, load_checkpoint, train
 
-SHOWN = 12  # examples at least
-MISTAKES = 8  # of them at most
+SHOWN = 12  # examples
+MISTAKES = 8  # at most, where there are enough successes
 BACKGROUND = 100  # training examples to compare with
 PRINT_EVERY = 10  # epochs
 
@@ -49,21 +52,21 @@ def digits(out: Path, say: Say, *, epochs: int, seed: int) -> dict[str, Any]:
     Returns:
         What a program would want to know: paths, accuracy, verdicts.
     """
+    config = TrainingConfig(epochs=epochs, seed=seed)
     train_set, test_set = (load_dataset(path) for path in write_digits(out, seed))
-    say(f"{len(train_set)} training and {len(test_set)} test digits in {out}; training {epochs} epochs")
+    say(f"{len(train_set)} training and {len(test_set)} test digits in {out}; epochs of training: {epochs}")
 
     def on_epoch(result: EpochResult) -> None:
         if result.epoch in (1, epochs) or result.epoch % PRINT_EVERY == 0:
             say(str(result))
 
     began = time.perf_counter()
-    history = train(
-        train_set, test_set, out / "checkpoints", TrainingConfig(epochs=epochs, seed=seed), on_epoch=on_epoch
-    )
+    history = train(train_set, test_set, out / "checkpoints", config, on_epoch=on_epoch)
     seconds = time.perf_counter() - began
-    if history.interrupted and not history.epochs:
+    if history.interrupted:
         raise KeyboardInterrupt
     model, record = load_checkpoint(out / "checkpoints")
+    say(f"The best is kept: {record.result}")
     probabilities = _probabilities(model, test_set.inputs)
     chosen = _worth_showing(probabilities, test_set.labels)
 
@@ -88,6 +91,9 @@ def digits(out: Path, say: Say, *, epochs: int, seed: int) -> dict[str, Any]:
         if wrong
         else None
     )
+    confusion = _confusion(probabilities, test_set)
+    mistakes = int(confusion.sum() - confusion.trace())
+    failures = f"{'some of ' * (len(wrong) < mistakes)}what it got wrong and " if wrong else ""
     examples = []
     for i, row in enumerate(chosen):
         explanations = tuple(e[i] for e in found)
@@ -104,8 +110,8 @@ def digits(out: Path, say: Say, *, epochs: int, seed: int) -> dict[str, Any]:
     story = DemoStory(
         title="How a small network reads digits, and why",
         lead=(
-            "A network of two convolutions and two linear layers was trained on scans of handwritten digits. Below are "
-            "its mistakes and some of its successes, each explained by several methods, and what speaks for and against "
+            "A network of two convolutions and two linear layers was trained on scans of handwritten digits. Below is "
+            f"{failures}some of what it got right, each explained by several methods, and what speaks for and against "
             "every explanation."
         ),
         examples=tuple(examples),
@@ -115,14 +121,16 @@ def digits(out: Path, say: Say, *, epochs: int, seed: int) -> dict[str, Any]:
         tested=len(test_set),
         seconds=seconds,
         curve=history.epochs,
-        confusion=_confusion(probabilities, test_set),
+        confusion=confusion,
         classes=record.classes,
         layers=_layers(model, test_set, [chosen[0], chosen[-1]]),
         methods=_summaries(found),
         next_steps=(
             (
-                f"torchwhy explain {out}/checkpoints {out}/test_data.pth --index {chosen[0]} --method SmoothGrad",
-                "explain one decision by a method of your choice",
+                shlex.join(
+                    ["torchwhy", "explain", f"{out}/checkpoints", f"{out}/test_data.pth", f"--index={chosen[0]}"]
+                ),
+                "explain one decision; add --method NAME for another method",
             ),
             ("torchwhy methods", "see what methods there are, what each promises and what it costs"),
             (
@@ -139,7 +147,7 @@ def digits(out: Path, say: Say, *, epochs: int, seed: int) -> dict[str, Any]:
         "epoch": record.result.epoch,
         "training_seconds": round(seconds, 2),
         "examples": chosen,
-        "mistakes": len(wrong),
+        "mistakes": mistakes,
     }
 
 
@@ -194,6 +202,7 @@ def _explain(
     asked: Sequence[tuple[Method, Any]], inputs: Tensor, target: Any, classes: tuple[str, ...], say: Say
 ) -> list[Explanation]:
     """All inputs by all methods."""
+    say(f"{len(inputs)} examples explained by {len(asked)} methods; how many pass, warn or remain unknown:")
     found = []
     for method, baselines in asked:
         explanation = method.explain(inputs, baselines, target, check="basic", classes=classes)
@@ -207,8 +216,9 @@ def _explain(
 def _finish(story: DemoStory, out: Path, say: Say) -> dict[str, Any]:
     report = write(demo_report(story), out / "report.html")
     say(f"\nThe report: {report}\nTo try next:")
+    program = "torchwhy" if which("torchwhy") else f"{shlex.quote(sys.executable)} -m torchwhy"
     for command, purpose in story.next_steps:
-        say(f"  {command}\n      {purpose}")
+        say(f"  {program}{command.removeprefix('torchwhy')}\n      {purpose}")
     explanations = [e for x in story.examples for e in x.explanations]
     return {
         "report": str(report),
@@ -224,14 +234,14 @@ def _probabilities(model: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def _worth_showing(probabilities: Tensor, labels: Tensor) -> list[int]:
-    """The mistakes, surest first; then the surest success of each class until there are enough."""
+    """The mistakes, surest first, then the surest success of each class, then other successes, then other mistakes."""
     sure, guess = probabilities.max(1)
-    order = sure.argsort(descending=True, stable=True)
-    wrong = [int(i) for i in order if guess[i] != labels[i]][:MISTAKES]
-    right = [int(i) for i in order if guess[i] == labels[i]]
-    seen: set[int] = set()
-    successes = [i for i in right if not (int(labels[i]) in seen or seen.add(int(labels[i])))]  # type: ignore[func-returns-value]
-    return wrong + successes[: max(SHOWN - len(wrong), SHOWN - MISTAKES)]
+    order: list[int] = sure.argsort(descending=True, stable=True).tolist()
+    wrong = [i for i in order if guess[i] != labels[i]]
+    right = [i for i in order if guess[i] == labels[i]]
+    surest = {int(labels[i]): i for i in reversed(right)}
+    right.sort(key=lambda i: surest[int(labels[i])] != i)
+    return [*wrong[:MISTAKES], *right, *wrong[MISTAKES:]][:SHOWN]
 
 
 def _likeliest(probabilities: Tensor, classes: tuple[str, ...], count: int = 3) -> tuple[tuple[str, float], ...]:
