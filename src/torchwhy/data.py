@@ -245,9 +245,9 @@ def save_dataset(dataset: Dataset, path: str | os.PathLike[str]) -> None:
 def load_dataset(path: str | os.PathLike[str], part: Split = "train", size: tuple[int, int] | None = None) -> Dataset:
     """Read a data set from a file or a folder.
 
-    - A `.pth` file: a `TensorDataset` or a tuple of two tensors (inputs, labels); a dictionary of tensors
-      under `inputs`, `images`, `data` or `x` and `labels`, `targets` or `y` (perhaps with `classes` and
-      `preprocessing`); or a list of (tensor, label) pairs.
+    - A `.pth` file, or a folder with `train_data.pth` and `test_data.pth`: a `TensorDataset` or a tuple of two
+      tensors (inputs, labels); a dictionary of tensors under `inputs`, `images`, `data` or `x` and `labels`,
+      `targets` or `y` (perhaps with `classes` and `preprocessing`); or a list of (tensor, label) pairs.
     - MNIST, Fashion-MNIST and other idx files of bytes, gzipped or not: the folder, or the file of images,
       whose labels lie beside it. Fashion-MNIST's class names are used where "fashion" is in the path.
     - A folder with one folder of PNG, JPEG or BMP images per class, possibly within `train` and `test`
@@ -274,6 +274,8 @@ def load_dataset(path: str | os.PathLike[str], part: Split = "train", size: tupl
         raise TorchwhyError(f"part is {part!r}; expected 'train' or 'test'")
     if not place.exists():
         raise TorchwhyError(f"{place} not found; expected a .pth file or a folder of idx files or images")
+    if (place / f"{part}_data.pth").is_file():
+        place /= f"{part}_data.pth"
     if place.is_dir():
         idx = _find_idx(place, part)
         if idx is None:

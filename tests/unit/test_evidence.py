@@ -374,3 +374,13 @@ def test_explain_chooses_a_method_that_works() -> None:
     assert explain(lambda x: (x > 0).double().sum(1), torch.ones(1, 2)).method == "FeatureAblation"
     assert explain(lambda t: t.double().sum(1), torch.ones(1, 2).long()).method == "FeatureAblation"
     assert explain(heavy, torch.ones(1, 12).double(), method="smooth-grad", n_samples=3).options["n_samples"] == 3
+
+
+def test_a_change_that_is_rounding_is_no_change() -> None:
+    scores = torch.tensor([1.5])  # float32
+    change, values = torch.tensor([1e-7]), Tensors([torch.zeros(1, 3)])
+    assert evidence.completeness(values, change, scores=scores).status == ("pass",)
+    assert evidence.completeness(values, change).status == ("warn",)
+    assert evidence.completeness(values, torch.tensor([1e-3]), scores=scores).status == ("warn",)
+    assert evidence.silence(values, change, scores) is None
+    assert evidence.silence(values, torch.tensor([1e-3]), scores) is not None

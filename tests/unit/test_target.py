@@ -274,5 +274,5 @@ def test_scores_that_mix_the_rows_are_refused():
 def test_a_site_is_a_target_with_its_name():
     resolved = resolve(None, FLAT, 3, Site("conv", unit=(2,)))
     assert torch.equal(resolved(FLAT, ROWS), FLAT[:, 2])
-    assert resolved.names(2) == ["Site('conv', unit=(2,))"] * 2
+    assert resolved.names(2) == ["conv[2]"] * 2
     assert isinstance(resolved, Target)

@@ -113,10 +113,18 @@ def relative_gap(values: Tensors, change: Tensor) -> Tensor:
     return gap / scale.clamp_min(torch.finfo(torch.float64).tiny)
 
 
-def completeness(values: Tensors, change: Tensor, standard_error: Tensor | None = None) -> Check:
+def rounding(scores: Tensor | None) -> Tensor | float:
+    """(B,) differences of scores that are no more than rounding; 0 where the scores are not known."""
+    return 0.0 if scores is None else 32 * torch.finfo(scores.dtype).eps * scores.abs().double()
+
+
+def completeness(
+    values: Tensors, change: Tensor, standard_error: Tensor | None = None, scores: Tensor | None = None
+) -> Check:
     """Do the attributions add up to ``f(x) - f(baseline)``? (B,) relative gaps."""
     total = values.double_for_sums().per_example().double()
-    relative = relative_gap(values, change)
+    near = (total - change.double()).abs() <= rounding(scores)
+    relative = torch.where(near, 0.0, relative_gap(values, change))
     noise = None if standard_error is None else (2 * standard_error.double()).tolist()
 
     def judge(share: float, i: int) -> tuple[Status, str]:
@@ -162,10 +170,10 @@ def sampling(values: Tensors, standard_error: Tensors) -> Check:
     return Check.of("sampling error", "How much of this is chance?", share, judge)
 
 
-def silence(values: Tensors, moved: Tensor) -> Check | None:
+def silence(values: Tensors, moved: Tensor, scores: Tensor | None = None) -> Check | None:
     """Is everything zero although the score moved? None where that is so for no example."""
     largest = abs(values).flat().amax(1)
-    silent = (largest == 0) & (moved.abs() > 0)
+    silent = (largest == 0) & (moved.abs() > rounding(scores))
     if not silent.any():
         return None
 

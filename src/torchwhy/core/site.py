@@ -41,6 +41,8 @@ class Site:
     Site('conv2')
     >>> Site("encoder.relu", unit=(3, 0, 0), call=1)
     Site('encoder.relu', unit=(3, 0, 0), call=1)
+    >>> print(Site("conv1", unit=(3, 0, slice(None))))
+    conv1[3, 0, :]
     """
 
     layer: str | nn.Module
@@ -54,6 +56,22 @@ class Site:
         shown += [f"unit={self.unit!r}"] * (self.unit is not None)
         shown += [f"call={self.call}"] * (self.call is not None) + ["input=True"] * self.input
         return f"Site({', '.join(shown)})"
+
+    def __str__(self) -> str:
+        if self.call is not None or self.input or callable(self.unit):
+            return repr(self)
+        layer = self.layer if isinstance(self.layer, str) else type(self.layer).__name__
+        if self.unit is None:
+            return layer
+        index = self.unit if isinstance(self.unit, tuple) else (self.unit,)
+        return f"{layer}[{', '.join(map(_index, index))}]"
+
+
+def _index(index: Any) -> str:
+    """As one writes it between brackets."""
+    if isinstance(index, slice):
+        return ":".join("" if i is None else str(i) for i in (index.start, index.stop))
+    return "..." if index is ... else str(index)
 
 
 def find_site(model: Any, at: str | nn.Module | Site) -> Site:

@@ -250,14 +250,14 @@ class Method(ABC):
         checks: list[Check | None] = []
         promised = self.total(p)
         if promised is not None:
-            checks.append(evidence.completeness(found.values, promised, found.total_error))
+            checks.append(evidence.completeness(found.values, promised, found.total_error, p.scores))
         if found.change is not None:
             checks.append(evidence.convergence(found.change, getattr(self, "tol", None), found.reached))
         if found.standard_error is not None:
             checks.append(evidence.sampling(found.values, found.standard_error))
         if not abs(found.values).flat().amax(1).all():
             moved = promised if promised is not None else p.scores - p.base_scores()
-            checks.append(evidence.silence(found.values, moved))
+            checks.append(evidence.silence(found.values, moved, p.scores))
         if p.precision == "mixed":
             mixed = p.at_point()[1]
             p.precision = "full"
@@ -284,7 +284,7 @@ class Method(ABC):
             scores=p.scores,
             target=tuple(p.target.names(p.size)),
             method=type(self).__name__,
-            at=None if p.site is None else str(p.site.layer if p.site == Site(p.site.layer) else p.site),
+            at=None if p.site is None else str(p.site),
             predicted=p.target.predicted,
             options=self.options(),
             evidence=checks,

@@ -26,7 +26,7 @@ class _DeepLift(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.rule not in _COMPOSITES:
+        if not isinstance(self.rule, str) or self.rule not in _COMPOSITES:
             raise TorchwhyError(f"rule is one of {', '.join(_COMPOSITES)}, not {self.rule!r}")
 
 

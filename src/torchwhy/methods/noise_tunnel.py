@@ -155,7 +155,7 @@ class _NoisyGradient(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least("n_samples", self.n_samples, 1)
-        check_stdevs(self.noise_level)
+        check_stdevs((self.noise_level,))
         check_seed(self.seed)
         if self.stdevs is not None:
             check_stdevs(self.stdevs)
