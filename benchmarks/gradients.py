@@ -150,7 +150,8 @@ def main() -> None:
             if case.exact:
                 ours, theirs = case.ours(), case.theirs()
                 assert isinstance(ours, Tensor)
-                assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max())), case.name
+                # In L2: at a kink of the network, rounding may decide for either slope.
+                assert (ours - theirs).norm() < 1e-3 * theirs.norm(), case.name
             floors = {f"bare {n}": bare(model, x, case.rows, case.gradients, n) for n in batches}
             found = side_by_side({"ours": case.ours, "theirs": case.theirs, **floors}, 3 if x.shape[-1] > 100 else 9)
             floor = min(found[name].seconds for name in floors)
