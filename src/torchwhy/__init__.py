@@ -14,6 +14,7 @@ from torchwhy.core.explanation import Explanation
 from torchwhy.core.site import Site
 from torchwhy.engines.rules import trace
 from torchwhy.methods import (
+    LRP,
     Deconvolution,
     DeepLift,
     DeepLiftShap,
@@ -34,6 +35,7 @@ from torchwhy.methods import (
 )
 
 __all__ = [
+    "LRP",
     "Check",
     "Deconvolution",
     "DeepLift",

@@ -7,10 +7,12 @@ from torchwhy.methods.deep_lift import DeepLift, DeepLiftShap
 from torchwhy.methods.grad_cam import GradCAM
 from torchwhy.methods.gradient_shap import GradientShap
 from torchwhy.methods.integrated_gradients import IntegratedGradients
+from torchwhy.methods.lrp import LRP
 from torchwhy.methods.noise_tunnel import NoiseTunnel, SmoothGrad, SmoothGradSquared, VarGrad
 from torchwhy.methods.saliency import InputXGradient, Saliency
 
 __all__ = [
+    "LRP",
     "Attribution",
     "Deconvolution",
     "DeepLift",
