@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torchwhy import Explanation, Method, Saliency, registry
 
 # A contract holds for a few steps and samples as well as for many.
-QUICK = {"n_steps": 8, "n_samples": 6, "nt_samples": 4}
+QUICK = {"n_steps": 8, "n_samples": 6, "nt_samples": 4, "budget": 200}
+# A regression over up to 75 units of a layer needs more rows than it has unknowns.
+LEAST = {"KernelShap": {"n_samples": 200}}
 
 
 class Net(nn.Module):
@@ -76,9 +78,9 @@ class Case:
 
     def method(self, model: Any, at: Any = None, **options: Any) -> Method:
         if self.cls.info.standalone:
-            return self.cls(model, at=at, **_known(self.cls, QUICK | options))
+            return self.cls(model, at=at, **_known(self.cls, QUICK | LEAST.get(self.cls.__name__, {}) | options))
         inner = Saliency(model, at=at, abs=False)
-        return self.cls(inner, **_known(self.cls, QUICK | options))
+        return self.cls(inner, **_known(self.cls, QUICK | LEAST.get(self.cls.__name__, {}) | options))
 
     def attribute(
         self,

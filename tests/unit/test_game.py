@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,7 +12,8 @@ from torch.testing import assert_close
 from torchwhy import FeatureAblation, Occlusion, TorchwhyError
 from torchwhy.core.problem import Problem
 from torchwhy.core.tensors import Tensors
-from torchwhy.engines.game import Game, Groups, Windows
+from torchwhy.engines.fills import Noise
+from torchwhy.engines.game import Game, Groups, Windows, channels, columns, superpixels
 
 
 def booleans(*rows: str) -> Tensor:
@@ -178,3 +181,117 @@ def test_a_model_without_gradients_can_be_ablated() -> None:
     with torch.no_grad():
         values = FeatureAblation(lambda x: (x > 0.5).double().sum(1)).attribute(torch.tensor([[1.0, 0.2, 3]]))
     assert values.tolist() == [[1, 0, 1]]
+
+
+def test_a_row_is_evaluated_once() -> None:
+    calls = []
+
+    def model(a: Tensor, b: Tensor) -> Tensor:
+        calls.append(len(a))
+        return total(a, b)
+
+    p = Problem(model, POINT)
+    game = Game(p, Groups(POINT))
+    p.scores  # noqa: B018  the problem's own look at the point
+    calls.clear()
+    first = game.evaluate(booleans("10110", "01111", "10110", "00000"))
+    assert game.evaluations == 4  # with the point, which is scored again
+    assert sum(calls) == 2 * 4
+    assert torch.equal(first[0], first[2])
+    again = game.evaluate(booleans("00000", "11111", "10110"))
+    assert game.evaluations == 4
+    assert sum(calls) == 2 * 4
+    assert torch.equal(again, torch.stack([first[3], p.scores, first[0]]))
+    more = game.evaluate(booleans("10000", "00000"))
+    assert game.evaluations == 5
+    assert_close(more, torch.stack([POINT.parts[0][:, 0], torch.zeros(2)]))
+
+
+def test_more_than_eight_features_are_told_apart() -> None:
+    x = Tensors([torch.ones(1, 20)])
+    game = Game(Problem(lambda z: z @ 2.0 ** torch.arange(20), x), Groups(x))
+    rows = torch.arange(20)[:, None] >= torch.arange(20)
+    assert game.evaluate(rows)[:, 0].tolist() == [2.0 ** (k + 1) - 1 for k in range(20)]
+
+
+def test_a_budget_is_kept_and_says_the_least_that_works() -> None:
+    game = Game(Problem(total, POINT), Groups(POINT), max_evals=4)
+    game.evaluate(booleans("10110", "01111", "10110"))
+    with pytest.raises(TorchwhyError, match="4 evaluations are too few: the least that works is 5"):
+        game.evaluate(booleans("00000", "10000"))
+    game.evaluate(booleans("00000", "01111"))
+    draws = Game(Problem(total, POINT), Groups(POINT), Noise(n_draws=3), max_evals=4)
+    with pytest.raises(TorchwhyError, match="the least that works is 6"):
+        draws.evaluate(booleans("00000"))
+
+
+def test_a_model_that_gives_a_row_several_scores_is_told() -> None:
+    scores = iter(range(100))
+
+    def model(a: Tensor, b: Tensor) -> Tensor:
+        return total(a, b) + next(scores)
+
+    with pytest.raises(TorchwhyError, match="the model gave example 0 the score 36 and then 37"):
+        Game(Problem(model, POINT), Groups(POINT)).evaluate(booleans("00000"))
+
+
+# -- ways to make features --------------------------------------------------------------------------
+
+
+def test_columns_of_one_group_are_one_feature() -> None:
+    assert columns(6, {"b": [4, 1], "a": [2]}).tolist() == [0, 1, 2, 3, 1, 4]
+    assert columns(3, [[0, 1, 2]]).tolist() == [0, 0, 0]
+    assert columns(3, {}).tolist() == [0, 1, 2]
+    x = torch.tensor([[1.0, 2, 3, 4]])
+    found = FeatureAblation(lambda z: z.prod(1), feature_mask=columns(4, {"pair": [1, 2]})).attribute(x)
+    assert found.tolist() == [[24, 24, 24, 24]]
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ({"a": [0, 4]}, "group 'a' holds column 4: columns are numbered 0 to 3"),
+        ({"a": [-1]}, "group 'a' holds column -1"),
+        ({"a": [True]}, "holds column True"),
+        ({"a": [0, 1], "b": [1]}, "column 1 is in two groups, 'a' and 'b'"),
+        ([[0, 1], [1]], "column 1 is in two groups, 0 and 1"),
+    ],
+)
+def test_groups_of_columns_that_do_not_fit_are_refused(groups: object, message: str) -> None:
+    with pytest.raises(TorchwhyError, match=message):
+        columns(4, groups)
+
+
+def test_channels_are_features() -> None:
+    x = torch.tensor([1.0, 2, 3]).view(1, 3, 1, 1).expand(2, 3, 4, 5)
+    found = FeatureAblation(lambda z: z.mean((2, 3)).prod(1), feature_mask=channels(x)).attribute(x, 1.0)
+    assert_close(found, torch.tensor([0.0, 3, 4]).view(1, 3, 1, 1).expand_as(found))
+    assert channels(torch.ones(4, 6)).tolist() == list(range(6))
+    with pytest.raises(TorchwhyError, match="dimension 1"):
+        channels(torch.ones(4))
+
+
+def test_superpixels_follow_the_edges_of_each_image() -> None:
+    pytest.importorskip("skimage")
+    images = torch.zeros(2, 3, 24, 24)
+    images[0, :, :, 12:] = 1  # left and right
+    images[1, 1, 12:] = 1  # above and below
+    mask = superpixels(images, n_segments=12)
+    assert mask.shape == (2, 1, 24, 24)
+    for image, pieces in zip(images, mask, strict=True):
+        for number in pieces.unique():
+            inside = image[:, pieces[0] == number]
+            assert (inside == inside[:, :1]).all()
+    assert len(mask[0].unique()) > 3
+    assert not torch.equal(mask[0], mask[1])
+    values = FeatureAblation(lambda z: z.sum((1, 2, 3)), feature_mask=mask).attribute(images)
+    assert_close(values[0, 0, 3, 20], 3.0 * (mask[0, 0] == mask[0, 0, 3, 20]).sum())
+    assert superpixels(images[:, :1]).shape == (2, 1, 24, 24)
+    with pytest.raises(TorchwhyError, match=r"superpixels are of images \(B, C, H, W\), not \(3, 24, 24\)"):
+        superpixels(images[0])
+
+
+def test_superpixels_need_scikit_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "skimage.segmentation", None)
+    with pytest.raises(TorchwhyError, match=r'scikit-image; install it with: pip install "torchwhy\[vision\]"'):
+        superpixels(torch.zeros(1, 3, 8, 8))

@@ -1,22 +1,24 @@
 """Games of present and absent features: every method that removes something and watches the score.
 
-A feature is a set of elements of the point. A row says which features are present; the others are filled with the
-baseline.
+A feature is a set of elements of the point. A row says which features are present; what the others get is chosen by a
+`torchwhy.engines.fills.Fill`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from torchwhy.core.errors import TorchwhyError
+from torchwhy.core.errors import MissingExtraError, TorchwhyError
 from torchwhy.core.problem import Problem
 from torchwhy.core.tensors import Tensors, accumulator
+from torchwhy.engines.fills import Baseline, Fill
 
 Rows: TypeAlias = Callable[[slice], Tensor]
 
@@ -133,31 +135,152 @@ class Windows(Features):
         return total.map(lambda t, n: t / n.clamp_min(1), covers)
 
 
+def channels(inputs: Tensor) -> Tensor:
+    """A feature mask that makes every channel of maps (B, C, ...) one feature.
+
+    >>> channels(torch.zeros(5, 3, 8, 8)).shape
+    torch.Size([3, 1, 1])
+    """
+    if inputs.ndim < 2:
+        raise TorchwhyError(f"channels lie in dimension 1, which an input of {tuple(inputs.shape)} does not have")
+    return torch.arange(inputs.shape[1]).view(-1, *[1] * (inputs.ndim - 2))
+
+
+def columns(count: int, groups: Mapping[str, Sequence[int]] | Sequence[Sequence[int]]) -> Tensor:
+    """A feature mask for a table of ``count`` columns: each group is one feature, each other column its own.
+
+    So that the columns of one category, which say "one of these", come and go together.
+
+    >>> columns(6, {"colour": [1, 2, 3]})
+    tensor([0, 1, 1, 1, 2, 3])
+    """
+    named = groups if isinstance(groups, Mapping) else dict(enumerate(groups))
+    owner: dict[int, object] = {}
+    for name, members in named.items():
+        for column in members:
+            if isinstance(column, bool) or not isinstance(column, int) or not 0 <= column < count:
+                raise TorchwhyError(f"group {name!r} holds column {column!r}: columns are numbered 0 to {count - 1}")
+            if column in owner:
+                raise TorchwhyError(f"column {column} is in two groups, {owner[column]!r} and {name!r}")
+            owner[column] = name
+    numbers: dict[object, int] = {}
+    return torch.tensor([numbers.setdefault(owner.get(c, (c,)), len(numbers)) for c in range(count)])
+
+
+def superpixels(images: Tensor, n_segments: int = 50, compactness: float = 10.0) -> Tensor:
+    """A feature mask of pieces of one colour (SLIC): (B, C, H, W) to (B, 1, H, W), other pieces for every image.
+
+    Args:
+        images: one channel is treated as grey, three as red, green and blue; the range does not matter.
+        n_segments: about how many pieces; an image may get a few less.
+        compactness: how square the pieces are, against how much of one colour.
+
+    Paper: R. Achanta et al., IEEE TPAMI 34(11), 2012. Needs scikit-image.
+    """
+    try:
+        from skimage.segmentation import slic
+    except ImportError as error:
+        raise MissingExtraError("scikit-image", "vision") from error
+    if images.ndim != 4:
+        raise TorchwhyError(f"superpixels are of images (B, C, H, W), not {tuple(images.shape)}")
+    found = []
+    for image in images.detach().cpu().double():
+        low, high = image.min(), image.max()
+        pixels = ((image - low) / (high - low).clamp_min(1e-12)).movedim(0, -1).numpy()
+        colour = pixels.shape[-1] == 3
+        pieces = slic(
+            pixels, n_segments=n_segments, compactness=compactness, start_label=0, channel_axis=-1, convert2lab=colour
+        )
+        found.append(torch.from_numpy(pieces.astype(np.int64)))
+    return torch.stack(found)[:, None]
+
+
 class Game:
     """The score as a function of which features are present.
 
     Args:
-        p: the problem; absent features get its baseline.
+        p: the problem.
         features: what can be absent.
+        fill: what absent features get; None is the problem's baseline.
+        max_evals: evaluations of the model per example; None sets no limit.
+
+    A score is the mean over the draws of the fill, so a row of the game costs ``draws`` evaluations of the model.
     """
 
-    def __init__(self, p: Problem, features: Features) -> None:
-        self.p, self.features = p, features
+    def __init__(self, p: Problem, features: Features, fill: Fill | None = None, max_evals: int | None = None) -> None:
+        self.p, self.features, self.max_evals = p, features, max_evals
+        self.bound = (fill or Baseline()).bind(p, features.mask)
+        self.evaluations = 0
+        self._seen: dict[bytes, int] = {}  # rows as packed bits, and where their scores are
+        self._scores = p.scores[None][:0]
+
+    @property
+    def draws(self) -> int:
+        """Evaluations of the model that a row of the game costs."""
+        return self.bound.draws
 
     def values(self, rows: Rows, count: int, what: str = "removing features") -> Tensor:
-        """Scores (count, B) of ``count`` rows; ``rows`` gives those of a slice as booleans (K, M)."""
-        p = self.p
+        """Scores (count, B) of ``count`` rows; ``rows`` gives those of a slice as booleans (K, M).
+
+        Rows are made when they are needed and not remembered, so there may be any number of them.
+
+        Raises:
+            TorchwhyError: the rows cost more than `max_evals` allows.
+        """
+        p, draws = self.p, self.draws
+        least = self.evaluations + count * draws
+        if self.max_evals is not None and least > self.max_evals:
+            raise TorchwhyError(f"{self.max_evals} evaluations are too few: the least that works is {least}")
 
         def points(es: slice, ks: slice) -> Tensors:
-            masks = self.features.mask(rows(ks).to(p.point.device))
+            number = torch.arange(ks.start, ks.stop)
+            first = ks.start // draws
+            present = rows(slice(first, -(-ks.stop // draws)))[number // draws - first].to(p.point.device)
+            absent = self.bound.at(es, present, number % draws)
 
-            def fill(t: Tensor, base: Tensor, mask: Tensor) -> Tensor:
-                mask = mask if mask.shape[1] == 1 else mask[:, es]
-                return torch.where(mask, t[es], base[es])
+            def fill(t: Tensor, other: Tensor, mask: Tensor) -> Tensor:
+                return torch.where(mask if mask.shape[1] == 1 else mask[:, es], t[es], other)
 
-            return p.point.map(fill, p.base, masks)
+            return p.point.map(fill, absent, self.features.mask(present))
 
-        return p.scores_at(points, count, what)
+        self.evaluations = least
+        scores = p.scores_at(points, count * draws, what)
+        return scores if draws == 1 else scores.to(accumulator(scores.dtype)).unflatten(0, (count, draws)).mean(1)
+
+    def evaluate(self, present: Tensor, what: str = "removing features") -> Tensor:
+        """Scores (K, B) of rows (K, M), each of which is evaluated at most once.
+
+        Raises:
+            TorchwhyError: the rows cost more than `max_evals` allows, or the model gives a row several scores.
+        """
+        if not self._seen:
+            self._remember(torch.ones(1, self.features.count, dtype=torch.bool), what)
+            self._check(self._scores[0])
+        where = self._remember(present.cpu(), what)
+        return self._scores[where]
+
+    def _remember(self, present: Tensor, what: str) -> list[int]:
+        """Evaluate the rows that are new; where the scores of all of them are."""
+        keys = [row.tobytes() for row in np.packbits(present.numpy(), axis=1)]
+        fresh = {key: number for number, key in enumerate(keys) if key not in self._seen}
+        if fresh:
+            new = present[list(fresh.values())]
+            scores = self.values(lambda ks: new[ks], len(new), what)
+            self._scores = torch.cat([self._scores.to(scores), scores])
+            self._seen |= {key: number for number, key in enumerate(fresh, len(self._seen))}
+        return [self._seen[key] for key in keys]
+
+    def _check(self, again: Tensor) -> None:
+        """The point has the score it had before."""
+        before = self.p.scores
+        gap = (again - before).abs()
+        bad = gap > torch.finfo(before.dtype).eps ** 0.5 * before.abs().clamp_min(1)
+        if bad.any():
+            i = int(bad.nonzero()[0])
+            raise TorchwhyError(
+                f"the model gave example {i} the score {before[i]:.6g} and then {again[i]:.6g}: it draws random "
+                f"numbers (functional dropout left on?) or mixes the rows of a batch: no change can be told from chance"
+            )
 
     def one_absent(self) -> Tensor:
         """How much the score falls when one feature is absent, (M, B)."""

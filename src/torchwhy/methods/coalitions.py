@@ -1,0 +1,94 @@
+"""What methods share that look at coalitions of present features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchwhy.core.errors import TorchwhyError
+from torchwhy.core.problem import Problem
+from torchwhy.engines.fills import Fill, as_fill
+from torchwhy.engines.game import Game, Groups
+from torchwhy.engines.noise import check_seed
+from torchwhy.engines.surrogate import Estimate, all_rows, student
+from torchwhy.methods.base import Attribution, Method, at_least
+
+MOST_EXACT = 65_536  # evaluations, without a budget
+DEFAULT_ROWS = 2048
+
+
+@dataclass(kw_only=True, eq=False)
+class CoalitionMethod(Method):
+    """A method on features that come and go together."""
+
+    feature_mask: Tensor | tuple[Tensor, ...] | None = None
+    fill: str | Fill = "baseline"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        as_fill(self.fill)
+        check_seed(self.seed)
+
+    def game(self, p: Problem) -> tuple[Groups, Game]:
+        """The features, and the game they play."""
+        groups = Groups(p.point, self.feature_mask)
+        return groups, Game(p, groups, as_fill(self.fill))
+
+    def options(self) -> dict[str, Any]:
+        mask = "each element" if self.feature_mask is None else "given"
+        return super().options() | {"feature_mask": mask, "fill": str(self.fill)}
+
+
+def rows_of(game: Game, budget: int | None, name: str, least: int) -> int:
+    """How many rows of the game a budget pays; at most all there are.
+
+    Args:
+        game: not yet played.
+        budget: evaluations; None takes all rows where they cost at most 65,536, else 2,048 rows.
+        name: of the budget, for people.
+        least: rows, fewer than which are of no use.
+    """
+    m = game.features.count
+    most = 2**m if m < 62 else None
+    if budget is None:
+        return most if most is not None and most * game.draws <= MOST_EXACT else DEFAULT_ROWS
+    at_least(name, budget, 1)
+    least = least if most is None else min(least, most)
+    if budget < least * game.draws:
+        each = f", each of {game.draws} draws" if game.draws > 1 else ""
+        raise TorchwhyError(
+            f"{name}={budget} is too small for {m} features{each}: the least that works is {least * game.draws}"
+        )
+    rows = budget // game.draws
+    return rows if most is None else min(rows, most)
+
+
+def all_scores(game: Game) -> Tensor:
+    """Scores (2**M, B) of all rows."""
+    return game.evaluate(all_rows(game.features.count), "evaluating all coalitions")
+
+
+def odd_scores(game: Game, smaller: Tensor) -> tuple[Tensor, Tensor]:
+    """Half the difference between each coalition and its complement (n, B), and between all and none (B,)."""
+    ends = torch.stack([torch.ones_like(smaller[0]), torch.zeros_like(smaller[0])])
+    scores = game.evaluate(torch.cat([ends, smaller, ~smaller]), "evaluating coalitions").double().cpu()
+    here, there = scores[2:].chunk(2)
+    return (here - there) / 2, scores[0] - scores[1]
+
+
+def attribution(groups: Groups, game: Game, found: Tensor | Estimate) -> Attribution:
+    """Values (M, B), or an estimate of them, at the elements."""
+    details: dict[str, Any] = {"features": groups.count, "evaluations": game.evaluations}
+    details["exact"] = isinstance(found, Tensor)
+    if isinstance(found, Tensor):
+        values, error = found, torch.zeros_like(found)
+    else:
+        values, error = found.values, found.standard_error
+        # Half the width of a 95 % interval, in standard errors.
+        details["interval_95"] = student(found.freedom)
+    device = groups.point.device
+    return Attribution(groups.spread(values.to(device)), groups.spread(error.to(device)), details=details)
