@@ -235,6 +235,12 @@ def test_a_model_that_gives_a_row_several_scores_is_told() -> None:
         Game(Problem(model, POINT), Groups(POINT)).evaluate(booleans("00000"))
 
 
+def test_scores_that_are_not_finite_are_told() -> None:
+    game = Game(Problem(lambda a, b: total(a, b).log(), POINT), Groups(POINT))
+    with pytest.raises(TorchwhyError, match="the score of example 0 is -inf where 5 of 5 features are absent"):
+        game.evaluate(booleans("10000", "00000"))
+
+
 # -- ways to make features --------------------------------------------------------------------------
 
 

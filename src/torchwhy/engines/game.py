@@ -251,7 +251,8 @@ class Game:
         """Scores (K, B) of rows (K, M), each of which is evaluated at most once.
 
         Raises:
-            TorchwhyError: the rows cost more than `max_evals` allows, or the model gives a row several scores.
+            TorchwhyError: the rows cost more than `max_evals` allows, the model gives a row several scores, or one that
+                is not finite.
         """
         if not self._seen:
             self._remember(torch.ones(1, self.features.count, dtype=torch.bool), what)
@@ -266,6 +267,12 @@ class Game:
         if fresh:
             new = present[list(fresh.values())]
             scores = self.values(lambda ks: new[ks], len(new), what)
+            if not scores.isfinite().all():
+                row, i = (~scores.isfinite()).nonzero()[0].tolist()
+                raise TorchwhyError(
+                    f"the score of example {i} is {scores[row, i].item()} where {int((~new[row]).sum())} of "
+                    f"{self.features.count} features are absent: fill them with something else"
+                )
             self._scores = torch.cat([self._scores.to(scores), scores])
             self._seen |= {key: number for number, key in enumerate(fresh, len(self._seen))}
         return [self._seen[key] for key in keys]
