@@ -27,20 +27,24 @@ class Measured:
 
 
 def side_by_side(contestants: dict[str, Callable[[], object]], rounds: int = 5) -> dict[str, Measured]:
-    """Run the contestants in turn, ``rounds`` times after one round to warm up, so that all meet the same machine."""
+    """Run the contestants in turn, ``rounds`` times, so that all meet the same machine.
+
+    Memory is watched in a round of its own before, since watching takes time, and takes it from whoever runs Python.
+    """
+    peaks: dict[str, float] = {}
+    for name, run in contestants.items():
+        gc.collect()
+        with _Peak() as peak:
+            run()
+        peaks[name] = peak.mib
     times: dict[str, list[float]] = {name: [] for name in contestants}
-    peaks: dict[str, list[float]] = {name: [] for name in contestants}
-    for number in range(rounds + 1):
+    for _ in range(rounds):
         for name, run in contestants.items():
             gc.collect()
-            with _Peak() as peak:
-                began = time.perf_counter()
-                run()
-                seconds = time.perf_counter() - began
-            if number:
-                times[name].append(seconds)
-                peaks[name].append(peak.mib)
-    return {name: Measured(median(times[name]), max(peaks[name])) for name in contestants}
+            began = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - began)
+    return {name: Measured(median(times[name]), peaks[name]) for name in contestants}
 
 
 class _Peak:
