@@ -422,3 +422,15 @@ def test_noise_goes_with_baselines_of_the_layer(rows: int) -> None:
     tunnel = NoiseTunnel(IntegratedGradients(model, at="0"), nt_samples=6)
     known = tunnel.attribute(x, net.rows(rows, stream=1))
     same(tunnel.attribute(x, layer_baselines=held), known)
+
+
+def test_options_of_the_method_go_through_the_tunnel() -> None:
+    net = Net(3, (4, 6, 2), "tanh")
+    x = net.rows(3)
+    tunnel = NoiseTunnel(IntegratedGradients(net), nt_samples=3, stdevs=0.1)
+    through = tunnel.attribute(x, target=0, n_steps=4, nt_samples=5)
+    made = NoiseTunnel(IntegratedGradients(net, n_steps=4), nt_samples=5, stdevs=0.1).attribute(x, target=0)
+    assert torch.equal(through, made)
+    assert not torch.equal(through, tunnel.attribute(x, target=0, nt_samples=5))
+    with pytest.raises(TorchwhyError, match="n_step"):
+        tunnel.attribute(x, target=0, n_step=4)

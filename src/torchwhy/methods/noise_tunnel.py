@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -129,7 +129,17 @@ class NoiseTunnel(Method):
             signed=inner.signed and self.nt_type == "smoothgrad",
         )
 
+    def with_options(self, **options: Any) -> Self:
+        """This tunnel with some options replaced; those that are not its own are its method's."""
+        own = {f.name for f in fields(self) if f.init}
+        inner = {name: value for name, value in options.items() if name not in own}
+        if inner:
+            options = {name: value for name, value in options.items() if name in own}
+            options["method"] = options.get("method", self.method).with_options(**inner)
+        return super().with_options(**options)
+
     def options(self) -> dict[str, Any]:
+        """Its own and its method's."""
         return self.method.options() | super().options() | {"method": type(self.method).__name__}
 
     def compute(self, p: Problem) -> Attribution:
