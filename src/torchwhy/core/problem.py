@@ -121,6 +121,8 @@ class Problem:
         self._target: Target | None = None
         self._point: Tensors | None = self.inputs if self.site is None else None
         self._base: Tensors | None = None
+        self._base_scores: Tensor | None = None
+        self._held_by_background: Tensors | None = None
         self._scores: Tensor | None = None
         self._output: Tensor | None = None
         self._was_tuple = False
@@ -189,7 +191,9 @@ class Problem:
 
     def base_scores(self) -> Tensor:
         """``f(base)``, (B,)."""
-        return self.scores_at(lambda es, ks: self.base[es][None])[0]
+        if self._base_scores is None:
+            self._base_scores = self.scores_at(lambda es, ks: self.base[es][None])[0]
+        return self._base_scores
 
     def _look(self) -> None:
         """One pass over the examples without gradients."""
@@ -202,34 +206,17 @@ class Problem:
         return self.scores, gradients
 
     def _pass_at_point(self, gradients: bool) -> Tensors | None:
-        held, scores, slopes, outputs, targets = [], [], [], [], []
+        passes: list[_Done] = []
         start = 0
         while start < self.size:
             stop = min(self.size, start + self._limit(gradients, FIRST_ROWS))
-            rows = torch.arange(start, stop, device=self.inputs.device)
-            done = self._evaluate(None, rows, gradients)
+            passes.append(self._evaluate(None, torch.arange(start, stop, device=self.inputs.device), gradients))
             start = stop
-            scores.append(done.scores)
-            targets.append(done.target)
-            if done.held is not None:
-                held.append(done.held)
-            if done.gradients is not None:
-                slopes.append(done.gradients)
-            if isinstance(done.output, Tensor) and done.output.ndim == 2:
-                outputs.append(done.output)
-        self._scores = torch.cat(scores)
-        if self._target is None:
-            first = targets[0]
-            if first.indices is not None:
-                first = Target(
-                    torch.cat([t.indices for t in targets if t.indices is not None]),
-                    predicted=first.predicted,
-                )
-            self._target = first
-        if held:
-            self._point = Tensors.cat(held)
-        if outputs:
-            self._output = torch.cat(outputs)
+        done = _Done.cat(passes)
+        self._scores = done.scores
+        self._target = done.target if self._target is None else self._target
+        self._point = self._point if done.held is None else done.held
+        self._output = self._output if done.output is None else done.output
         finite = self._scores.isfinite()
         if not finite.all():
             bad = (~finite).nonzero().flatten().tolist()
@@ -237,7 +224,7 @@ class Problem:
                 f"the model's score is {self._scores[bad[0]].item()} for example {bad[0]}"
                 f"{f' and {len(bad) - 1} more' if len(bad) > 1 else ''}: there is no decision to explain"
             )
-        return Tensors.cat(slopes) if slopes else None
+        return done.gradients
 
     # -- evaluation -----------------------------------------------------------------------------------------------
 
@@ -354,8 +341,8 @@ class Problem:
         seen = self._forward(z, rows, gradients)
         scores, target = self._score(seen, rows, gradients)
         slopes = self._differentiate(scores, seen.leaves, target) if gradients else None
-        shown = seen.output.detach() if isinstance(seen.output, Tensor) and self._target_site is None else None
-        return _Done(scores.detach(), slopes, seen.held, shown, target)
+        shown = isinstance(seen.output, Tensor) and seen.output.ndim == 2 and self._target_site is None
+        return _Done(scores.detach(), slopes, seen.held, seen.output.detach() if shown else None, target)
 
     def _forward(self, z: Tensors | None, rows: Tensor, gradients: bool) -> _Seen:
         """The model at some rows, as `_run` has them; an engine that changes how a pass runs does it here."""
@@ -480,6 +467,7 @@ class Problem:
     def _copy(self) -> Problem:
         part = object.__new__(Problem)
         part.__dict__.update(self.__dict__)
+        part._base_scores = part._held_by_background = None
         return part
 
     # -- baselines ------------------------------------------------------------------------------------------------
@@ -527,6 +515,11 @@ class Problem:
 
     def held_by_background(self) -> Tensors:
         """What the site holds for the background, (N, 1, ...), or (N, B, ...) where it depends on the example."""
+        if self._held_by_background is None:
+            self._held_by_background = self._carry_background()
+        return self._held_by_background
+
+    def _carry_background(self) -> Tensors:
         background = self.background().map(lambda t: t.clone() if t.is_inference() else t)
         n, device = background.size, self.inputs.device
         if self.site is None or not self.extra_follows:
@@ -551,7 +544,7 @@ class _Done:
     scores: Tensor
     gradients: Tensors | None
     held: Tensors | None
-    output: Tensor | None
+    output: Tensor | None  # of the model, where it is (N, classes)
     target: Target
 
     @staticmethod

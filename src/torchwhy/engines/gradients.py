@@ -77,6 +77,11 @@ class Moments:
         return (self.spread / (self.count * max(1, self.count - 1))).map(torch.sqrt)
 
 
+def add(pieces: dict[int, Moments], first: int, found: Moments) -> None:
+    """Merge further draws of the part of the examples that begins with ``first``."""
+    pieces[first] = pieces[first].merge(found) if first in pieces else found
+
+
 def join(pieces: dict[int, Moments]) -> Moments:
     """Moments of parts of the examples, keyed by their first, side by side."""
     order = [pieces[start] for start in sorted(pieces)]

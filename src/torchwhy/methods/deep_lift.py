@@ -10,7 +10,7 @@ from torch import Tensor
 from torchwhy.core.errors import TorchwhyError
 from torchwhy.core.problem import Problem
 from torchwhy.core.tensors import for_examples
-from torchwhy.engines.gradients import Moments, join
+from torchwhy.engines.gradients import Moments, add, join
 from torchwhy.engines.rules import Compared
 from torchwhy.engines.rules.difference import RESCALE, REVEAL_CANCEL
 from torchwhy.methods.base import Attribution, Method
@@ -125,8 +125,7 @@ class DeepLiftShap(_DeepLift):
                 values = values * (
                     p.point[es].map(lambda t: t[None]) - bases[ks].map(lambda t, es=es: for_examples(t, es))
                 )
-            found = Moments.of(values)
-            pieces[es.start] = pieces[es.start].merge(found) if es.start in pieces else found
+            add(pieces, es.start, Moments.of(values))
         moments = join(pieces)
         return Attribution(moments.mean, standard_error=moments.standard_error() if bases.size > 1 else None)
 

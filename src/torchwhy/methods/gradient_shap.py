@@ -9,7 +9,7 @@ from torch import Tensor
 
 from torchwhy.core.problem import Precision, Problem
 from torchwhy.core.tensors import Tensors, align, for_examples
-from torchwhy.engines.gradients import Moments, join
+from torchwhy.engines.gradients import Moments, add, join
 from torchwhy.engines.noise import Stdevs, check_seed, check_stdevs, draws, normal
 from torchwhy.methods.base import Attribution, Method, at_least
 from torchwhy.registry import Info, register
@@ -93,9 +93,8 @@ class GradientShap(Method):
             if self.multiply_by_inputs:
                 drawn = drawn * way
             sums = Tensors([drawn.merge().per_example().unflatten(0, part.scores.shape)])
-            at = part.examples.start
-            for store, found in ((pieces, Moments.of(drawn)), (totals, Moments.of(sums))):
-                store[at] = store[at].merge(found) if at in store else found
+            add(pieces, part.examples.start, Moments.of(drawn))
+            add(totals, part.examples.start, Moments.of(sums))
         moments = join(pieces)
         return Attribution(
             moments.mean,
