@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
 from torchwhy.core.errors import TorchwhyError, UnsupportedError
 from torchwhy.core.explanation import Explanation
-from torchwhy.core.site import Site
+from torchwhy.core.site import At
 from torchwhy.core.target import TargetLike
 from torchwhy.core.tensors import TensorOrTensors, as_tensors
 from torchwhy.methods import FeatureAblation, IntegratedGradients, Level, Method
@@ -21,7 +19,7 @@ def explain(
     target: TargetLike = None,
     *,
     method: str | type[Method] | Method | None = None,
-    at: str | nn.Module | Site | None = None,
+    at: At = None,
     baselines: Any = None,
     additional_forward_args: Any = None,
     check: Level = "free",
@@ -36,9 +34,9 @@ def explain(
         target: what to explain, see `torchwhy.core.target`; None is the model's own prediction.
         method: a method, its class or its name; None is integrated gradients, and feature ablation where the model has
             no gradient.
-        at: a layer to explain at, instead of the input.
+        at: a layer to explain at, instead of the input, or a list of layers.
         baselines: what to compare with, where the method does.
-        additional_forward_args: further arguments of the model.
+        additional_forward_args: further arguments of the model, a tuple, or a dict of those that go by name.
         check: how much evidence to gather, "free" or "basic".
         classes: names of the model's outputs.
         options: of the method.

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from torchwhy import registry
 from torchwhy.core.errors import TorchwhyError, closest
 from torchwhy.core.explanation import Explanation
 from torchwhy.core.files import write_atomically
+from torchwhy.core.scores import Difference, LogOdds, Probability
 from torchwhy.core.site import Site
 from torchwhy.core.versions import versions
 from torchwhy.data import Dataset, load_dataset, read_image, read_tensor, write_digits
@@ -41,6 +43,7 @@ DEFAULTS = TrainingConfig()
 BACKGROUND_ROWS = 100
 NAMED = 20  # classes
 PICTURED = 16  # examples; a page of many more takes long to lay out
+SCORES = {r"(.+) rather than (.+)": Difference, r"P\((.+)\)": Probability, "log-odds of (.+)": LogOdds}
 PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
@@ -227,8 +230,9 @@ def explain(
     target: Annotated[
         str | None,
         typer.Option(
-            help="What to explain: a class by name or, where none has that name, by number; or a hidden unit, such as "
-            "'conv1[3,0,0]'. By default the class that the network predicts."
+            help="What to explain: a class by name or, where none has that name, by number; 'A rather than B', 'P(A)' "
+            "or 'log-odds of A', of classes; or a hidden unit, such as 'conv1[3,0,0]'. By default the class that the "
+            "network predicts."
         ),
     ] = None,
     option: Annotated[
@@ -336,11 +340,14 @@ def _read(path: Path, index: list[int] | None, shape: tuple[int, ...]) -> tuple[
 
 
 def _target(text: str | None, classes: tuple[str, ...]) -> Any:
-    """A class by name, else by number, or a unit such as ``conv1[3,0,0]``."""
+    """A class by name, else by number, a score as the record calls it, or a unit such as ``conv1[3,0,0]``."""
     if text is None:
         return None
     if text in classes:
         return classes.index(text)
+    for form, score in SCORES.items():
+        if found := re.fullmatch(form, text):
+            return score(*(_target(name, classes) for name in found.groups()))
     try:
         return int(text)
     except ValueError:

@@ -499,6 +499,23 @@ def test_a_target_is_a_class_a_number_from_the_end_or_a_unit(why, made, rows):
         assert why("--target", text)["examples"][0]["score"] == pytest.approx(float(expected), rel=1e-4, abs=1e-5)
 
 
+def test_a_target_is_a_score_as_the_record_calls_it(why, why_not, made, rows):
+    model, _ = load_checkpoint(made / "checkpoints")
+    with torch.no_grad():
+        scores = model(rows[:1])[0].double()
+    p = scores.softmax(0)
+    for text, expected in (
+        ("3 rather than 5", scores[3] - scores[5]),
+        ("P(3)", p[3]),
+        ("log-odds of 3", (p[3] / (1 - p[3])).log()),
+    ):
+        found = why("--target", text)["examples"][0]
+        assert found["target"] == found["target_name"] == text
+        assert found["score"] == pytest.approx(float(expected), rel=1e-3, abs=1e-5)
+    why_not("3 rather than 3 is no question", "--target", "3 rather than 3")
+    why_not("there is no class 'nine'", "--target", "P(nine)")
+
+
 def test_a_class_named_by_a_number_is_meant_by_that_name(torchwhy, here):
     save_dataset(Dataset(torch.rand(8, 1, 6, 6), torch.arange(8) % 2, ("7", "1")), "d.pth")
     torchwhy("train", "--train", "d.pth", "--test", "d.pth", "--epochs", "1")

@@ -17,10 +17,10 @@ from torchwhy import (
     Saliency,
     Site,
     TorchwhyError,
-    UnsupportedError,
 )
-from torchwhy.core.site import Tap, find_site, last_spatial_layer
+from torchwhy.core.site import Tap, find_site
 from torchwhy.core.tensors import Tensors
+from torchwhy.engines.maps import last_map
 
 
 class Twice(nn.Module):
@@ -162,6 +162,9 @@ def test_a_layer_that_runs_twice_needs_a_call(twice, x):
     for call in (2, -1):
         with pytest.raises(TorchwhyError, match="the layer ran 2 times in the forward pass, count calls from 0"):
             Saliency(twice, at=Site("body.act", call=call)).attribute(x, target=0)
+    for call in ("every", 1.0, True):
+        with pytest.raises(TorchwhyError, match="call counts from 0, or is 'all'"):
+            Saliency(twice, at=Site("body.act", call=call)).attribute(x, target=0)
 
 
 def test_a_tied_layer_counts_the_calls_under_all_its_names(x):
@@ -279,30 +282,6 @@ def test_a_target_in_front_of_the_layer_is_refused(twice, x, method):
     assert "never reached" not in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
-def test_recurrent_layers_are_refused_but_for_their_input(kind):
-    class Recurrent(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            torch.manual_seed(0)
-            self.cell, self.head = kind(4, 5, batch_first=True), nn.Linear(5, 2)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.cell(torch.sin(x))[0][:, -1])
-
-    model, x = Recurrent(), torch.randn(3, 6, 4)
-    with pytest.raises(UnsupportedError, match=r"Site\('cell'\) is recurrent.*input=True"):
-        Saliency(model, at="cell").attribute(x, target=0)
-    with pytest.raises(UnsupportedError, match="recurrent"):
-        Saliency(model).attribute(x, target=Site("cell", (0, 0)))
-
-    def rest(z: Tensor) -> Tensor:
-        return model.head(model.cell(z)[0][:, -1])[:, 0]
-
-    found = Saliency(model, at=Site("cell", input=True), abs=False).attribute(x, target=0)
-    torch.testing.assert_close(found, slope(rest, torch.sin(x)))
-
-
 def test_a_layer_without_the_batch_in_front_is_refused(x):
     class Turned(nn.Module):
         def __init__(self) -> None:
@@ -312,8 +291,12 @@ def test_a_layer_without_the_batch_in_front_is_refused(x):
         def forward(self, x: Tensor) -> Tensor:
             return self.turn(x.T).T.sum(1)
 
-    with pytest.raises(TorchwhyError, match=r"holds shapes \(\(4, 3\),\) for 3 rows.*batch in dimension 0"):
+    with pytest.raises(TorchwhyError, match=r"holds shapes \(\(4, 3\),\) for 3 rows.*batch in dimension 0.*batch=1"):
         Saliency(Turned(), at="turn").attribute(x)
+    found = InputXGradient(Turned(), at=Site("turn", batch=1)).attribute(x)
+    assert torch.equal(found, x)
+    with pytest.raises(TorchwhyError, match=r"shape \(4, 3\), without dimension 2"):
+        Saliency(Turned(), at=Site("turn", batch=2)).attribute(x)
 
 
 def test_a_layer_without_numbers_is_refused():
@@ -403,7 +386,7 @@ class Vision(nn.Module):
 
 def test_the_last_spatial_layer():
     x = torch.randn(2, 1, 8, 8)
-    assert last_spatial_layer(Vision(), Tensors([x[:1]]), (), 2) == Site("b")
+    assert last_map(Vision(), Tensors([x[:1]]), (), 2) == Site("b")
     model = Vision()
     torch.testing.assert_close(GradCAM(model).attribute(x, target=0), GradCAM(model, at="b").attribute(x, target=0))
 

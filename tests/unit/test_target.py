@@ -209,7 +209,7 @@ def test_a_class_of_a_single_score_is_refused():
     [
         ((FLAT, FLAT), "output[0]"),
         ([FLAT], "output[0]"),
-        ({"logits": FLAT}, "output['logits']"),
+        ({"scores": FLAT}, "output['scores']"),
         (None, "NoneType"),
         (3.5, "float"),
         (FLAT.numpy(), "ndarray"),

@@ -205,6 +205,27 @@ def independence(scores: Tensor, beside: Tensor) -> Check | None:
     return Check.of("independence", "Does a score depend on its own example alone?", gap.expand(len(scores)), judge)
 
 
+def broken_off(examples: int, done: int, planned: int) -> Check:
+    """The user has interrupted: what there is comes from some of the evaluations."""
+
+    def judge(share: float, i: int) -> tuple[Status, str]:
+        return "warn", f"stopped by hand after {done} of {planned} evaluations: explain again with resume= to go on"
+
+    share = torch.full((examples,), done / max(1, planned))
+    return Check.of("completion", "Was the work finished?", share, judge)
+
+
+def settled(reached: Tensor, rule: str, evaluations: int) -> Check:
+    """Is the answer as settled as was asked for? (B,) booleans."""
+
+    def judge(done: float, i: int) -> tuple[Status, str]:
+        if done:
+            return "pass", f"after {evaluations} evaluations {rule}, as asked"
+        return "warn", f"{evaluations} evaluations are too few to say that {rule}: raise the budget"
+
+    return Check.of("settled", "Is the answer as settled as was asked for?", reached.double(), judge)
+
+
 def mixed_precision(full: Tensors, mixed: Tensors) -> Check:
     """What does the bfloat16 backward pass cost? (B,) relative L2 errors of the gradient at the point."""
     exact, rounded = full.flat().double(), mixed.flat().double()

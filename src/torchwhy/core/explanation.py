@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ from torchwhy.core.tensors import TensorOrTensors
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Form: TypeAlias = Literal["elements", "map", "pairs"]  # of values: see `torchwhy.registry.Info`
+
 FORMAT = 1
 _TENSORS = ("values", "inputs", "standard_error")
 
@@ -32,7 +34,7 @@ class Explanation:
     """Attributions of B examples with their evidence.
 
     Attributes:
-        values: the attributions, in the form of the inputs or of what the layer holds, (B, ...).
+        values: the attributions, in the form of the inputs or of what the layer holds, (B, ...); for pairs (B, M, M).
         inputs: what was explained, (B, ...).
         scores: ``f(x)``, (B,).
         target: what was explained, in words, one per example.
@@ -46,6 +48,8 @@ class Explanation:
         standard_error: of the values, for sampling methods.
         signed: positive values raise the score and negative ones lower it; otherwise values are sizes.
         classes: names of the outputs, if known.
+        form: what a value belongs to, an element, a place of a map, or a pair of features.
+        memories: what was evaluated before the user interrupted, to go on with; it is not saved to a file.
     """
 
     values: TensorOrTensors
@@ -62,6 +66,8 @@ class Explanation:
     standard_error: TensorOrTensors | None = None
     signed: bool = True
     classes: tuple[str, ...] | None = None
+    form: Form = "elements"
+    memories: dict[Any, Any] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.target)
@@ -89,6 +95,7 @@ class Explanation:
             evidence=tuple(c.select(index) for c in self.evidence),
             output=None if self.output is None else self.output[part],
             standard_error=None if self.standard_error is None else cut(self.standard_error),
+            memories=None,
         )
 
     def __iter__(self) -> Iterator[Explanation]:
@@ -116,6 +123,22 @@ class Explanation:
         if self.classes is not None and name.isdigit() and int(name) < len(self.classes):
             return self.classes[int(name)]
         return name
+
+    def per_token(self) -> Explanation:
+        """One value for each token instead of one for each of its embedding's numbers: (B, T, E) summed to (B, T).
+
+        Raises:
+            TorchwhyError: the values are not of that form.
+        """
+        parts = (self.values,) if isinstance(self.values, Tensor) else self.values
+        if any(v.ndim < 3 for v in parts):
+            raise TorchwhyError(
+                f"values per token are sums over embeddings (B, T, E), not of {[tuple(v.shape) for v in parts]}: "
+                f"explain at an embedding, such as at='embedding'"
+            )
+        sums = tuple(v.sum(-1) for v in parts)
+        values = sums[0] if isinstance(self.values, Tensor) else sums
+        return replace(self, values=values, standard_error=None)  # errors of a sum are not the sum of the errors
 
     def __repr__(self) -> str:
         shape = (
@@ -150,6 +173,7 @@ class Explanation:
             "provenance": self.provenance,
             "signed": self.signed,
             "classes": self.classes,
+            "form": self.form,
         }
         # Copies of their own, since safetensors refuses tensors that share memory.
         own = {k: t.detach().cpu().clone(memory_format=torch.contiguous_format) for k, t in tensors.items()}
@@ -258,6 +282,7 @@ def _restored(words: dict[str, Any], tensors: dict[str, Tensor]) -> Explanation:
         standard_error=gather("standard_error"),
         signed=words["signed"],
         classes=None if words["classes"] is None else tuple(words["classes"]),
+        form=words.get("form", "elements"),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -14,12 +14,27 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from torchwhy.core.errors import TorchwhyError, UnsupportedError
 
+Arguments: TypeAlias = tuple[Any, ...] | dict[str, Any]  # further ones of a model, by position or by name
 
-def call(model: Any, inputs: Iterable[Tensor], extra: tuple[Any, ...]) -> Any:
+
+def as_arguments(extra: Any) -> Arguments:
+    """Further arguments as a user gives them: a tuple by position, a dict by name, anything else is the only one.
+
+    >>> as_arguments(None), as_arguments(0.5), as_arguments({"mask": None})
+    ((), (0.5,), {'mask': None})
+    """
+    if isinstance(extra, dict):
+        if not all(isinstance(name, str) for name in extra):
+            raise TorchwhyError(f"further arguments by name are a dict of str, not with {list(extra)}")
+        return dict(extra)
+    return () if extra is None else extra if isinstance(extra, tuple) else (extra,)
+
+
+def call(model: Any, inputs: Iterable[Tensor], extra: Arguments) -> Any:
     """The model's output; an error of its own is told together with what it was given."""
     inputs = tuple(inputs)
     try:
-        return model(*inputs, *extra)
+        return model(*inputs, **extra) if isinstance(extra, dict) else model(*inputs, *extra)
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, TypeError, IndexError) as error:
@@ -43,8 +58,14 @@ def call(model: Any, inputs: Iterable[Tensor], extra: tuple[Any, ...]) -> Any:
 
 def module_of(model: Any) -> nn.Module | None:
     """The module behind a model: the model itself, or the owner of a bound method such as ``model.encode``."""
-    owner = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
+    owner = bare(model) if isinstance(model, nn.Module) else getattr(model, "__self__", None)
     return owner if isinstance(owner, nn.Module) else None
+
+
+def bare(model: Any) -> Any:
+    """The model that ``DataParallel`` spreads over devices, whose copies could not be looked into; else itself."""
+    parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
+    return model.module if parallel else model
 
 
 @contextmanager
