@@ -40,6 +40,10 @@ bench: $(PEERS)/.peers  ## Measure against the peer libraries: runs the scripts 
 	    echo "== $$script"; $(PEERS)/bin/python "$$script"; \
 	done
 
+.PHONY: peers
+peers: $(PEERS)/.peers  ## Compare with the numbers of peers that `make test` goes without
+	$(PEERS)/bin/python -m pytest tests/peers
+
 .PHONY: clean
 clean:  ## Remove whatever these targets made, the environments included
 	rm -rf $(VENV) $(PEERS) torchwhy-demo site dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -79,7 +79,7 @@ class Counter:
 
     def __init__(self, model: nn.Module) -> None:
         self.rows = 0
-        model.register_forward_pre_hook(self._count)
+        self._handle = model.register_forward_pre_hook(self._count)
 
     def _count(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         self.rows += len(args[0])
@@ -88,6 +88,9 @@ class Counter:
         before = self.rows
         run()
         return self.rows - before
+
+    def remove(self) -> None:
+        self._handle.remove()
 
 
 class _Block(nn.Module):

@@ -11,6 +11,7 @@ FAMILIES = {
     "path": "Gradients along a path",
     "noise": "Gradients among noise",
     "cam": "Class activation maps",
+    "attention": "Attention",
     "perturbation": "Taking something away",
 }
 

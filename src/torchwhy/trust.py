@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import torch
+
 from torchwhy.core.evidence import Check, Status
+from torchwhy.core.explanation import Form
 from torchwhy.core.problem import Problem
 from torchwhy.core.tensors import Tensors
 from torchwhy.metrics.faithfulness import deletion
@@ -10,8 +13,14 @@ from torchwhy.metrics.faithfulness import deletion
 CLEARLY, HARDLY = 2.0, 1.0  # standard deviations of a random order
 
 
-def basic_checks(p: Problem, values: Tensors, *, signed: bool) -> tuple[Check, ...]:
+QUESTION = "Does the score depend on what is marked?"
+
+
+def basic_checks(p: Problem, values: Tensors, *, signed: bool, form: Form = "elements") -> tuple[Check, ...]:
     """Faithfulness: does removing what the explanation marks hurt more than removing at random?"""
+    if form == "pairs":
+        told = "pairs of features mark no elements that could be removed"
+        return (Check.of("faithfulness", QUESTION, torch.zeros(p.size), lambda z, i: ("unknown", told)),)
     found = deletion(p, values, signed=signed)
     random = found.random.mean(0)
 
@@ -28,4 +37,4 @@ def basic_checks(p: Problem, values: Tensors, *, signed: bool) -> tuple[Check, .
             return "warn", f"removing what is marked hurts no more than removing as much elsewhere: it {told}"
         return "unknown", f"removing what is marked hurts hardly more than removing as much elsewhere: it {told}"
 
-    return (Check.of("faithfulness", "Does the score depend on what is marked?", found.z, judge),)
+    return (Check.of("faithfulness", QUESTION, found.z, judge),)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 from collections.abc import Callable
 from typing import Any
@@ -16,8 +17,10 @@ from torchwhy import Explanation, Method, Saliency, registry
 
 # A contract holds for a few steps and samples as well as for many.
 QUICK = {"n_steps": 8, "n_samples": 6, "nt_samples": 4, "budget": 200}
-# A regression over up to 75 units of a layer needs more rows than it has unknowns.
-LEAST = {"KernelShap": {"n_samples": 200}}
+# A regression over up to 75 units of a layer needs more rows than it has unknowns; a comparison, more than one output.
+LEAST = {"FinerCAM": {"alpha": 0}, "KernelShap": {"n_samples": 200}}
+# These add up the channels of what has spatial dimensions.
+ONE_CHANNEL = {"FullGrad"}
 
 
 class Net(nn.Module):
@@ -74,7 +77,28 @@ class Case:
     @property
     def needs_layer(self) -> bool:
         """Its values have the form of a layer's map, even where no layer was named."""
-        return self.cls.info.family == "cam"
+        return self.cls.info.form == "map"
+
+    @property
+    def in_pairs(self) -> bool:
+        """Its values are of pairs of features, one matrix whatever was given."""
+        return self.cls.info.form == "pairs"
+
+    @property
+    def needs_map(self) -> bool:
+        """It looks at a layer's map, as its values or as a weight; a function's layers cannot be searched for one."""
+        return self.needs_layer or "layer" in {f.name for f in dataclasses.fields(self.cls)}
+
+    def looking_at(self, layer: Any) -> dict[str, Any]:
+        """The options that say which layer's map, where it needs one."""
+        return {} if not self.needs_map else {"at": layer} if self.needs_layer else {"layer": layer}
+
+    def form(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Of the values for what has a shape."""
+        if self.in_pairs:
+            return (shape[0], math.prod(shape[1:]), math.prod(shape[1:]))
+        one = self.needs_layer or (self.cls.__name__ in ONE_CHANNEL and len(shape) > 2)
+        return (shape[0], 1, *shape[2:]) if one else shape
 
     def method(self, model: Any, at: Any = None, **options: Any) -> Method:
         if self.cls.info.standalone:
@@ -127,7 +151,11 @@ def _known(cls: type[Method], options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name in names}
 
 
-@pytest.fixture(params=registry.methods().values(), ids=lambda cls: cls.__name__)
+# Methods that read attention have none to read in the networks here: tests/unit/test_attention.py holds them to this.
+CASES = [cls for cls in registry.methods().values() if cls.info.family != "attention"]
+
+
+@pytest.fixture(params=CASES, ids=lambda cls: cls.__name__)
 def case(request: pytest.FixtureRequest) -> Case:
     return Case(request.param)
 

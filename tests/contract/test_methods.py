@@ -33,7 +33,7 @@ def close(a: Any, b: Any, tolerance: float = 1e-5) -> None:
 def test_a_tensor_gives_a_tensor(case, net, x):
     values = case.attribute(net, x, target=1)
     assert isinstance(values, Tensor)
-    assert values.shape == ((3, 1, 3, 3) if case.needs_layer else x.shape)
+    assert values.shape == ((3, 1, 3, 3) if case.needs_layer else case.form(x.shape))
     assert values.isfinite().all()
     assert values.abs().sum() > 0
     assert not values.requires_grad
@@ -44,6 +44,10 @@ def test_a_tuple_gives_a_tuple(case, pair, both):
     if case.needs_layer:
         assert values.shape == (3, 1, 3, 3)
         return
+    if case.in_pairs:
+        assert values.shape == (3, 27, 27)
+        assert (values.abs().sum(2) > 0).all()
+        return
     assert isinstance(values, tuple)
     assert [v.shape for v in values] == [t.shape for t in both]
     assert all(v.abs().sum() > 0 for v in values)
@@ -52,7 +56,7 @@ def test_a_tuple_gives_a_tuple(case, pair, both):
 def test_a_tuple_of_one_gives_a_tuple_of_one(case, net, x):
     values = case.attribute(net, (x,), target=1)
     plain = case.attribute(net, x, target=1)
-    if case.needs_layer:
+    if case.needs_layer or case.in_pairs:
         close(values, plain, 0)
         return
     assert isinstance(values, tuple)
@@ -72,8 +76,8 @@ def test_the_dtype_of_the_input_is_the_dtype_of_the_values(case, net, x, dtype):
 
 
 def test_every_part_of_a_tuple_keeps_its_dtype(case):
-    if case.needs_layer:
-        return  # its values have the form and dtype of a layer
+    if case.needs_map:
+        return  # there is no layer
 
     def model(a: Tensor, b: Tensor) -> Tensor:
         return (a.double() ** 2).sum(1) + 2 * (b.double() ** 2).sum(1)
@@ -83,6 +87,9 @@ def test_every_part_of_a_tuple_keeps_its_dtype(case):
         torch.tensor([[1.0, 2.0, 3.0], [3.0, 1.0, -2.0]]),
     )
     found = case.explain(model, inputs)
+    if case.in_pairs:
+        assert found.values.dtype == torch.float32  # the wider one
+        return
     assert [v.dtype for v in found.values] == [torch.float16, torch.float32]
 
 
@@ -102,7 +109,7 @@ def test_every_part_of_a_tuple_keeps_its_dtype(case):
 )
 def test_at_a_layer_the_values_have_its_form(case, net, x, at, shape):
     values = case.attribute(net, x, at=at, target=1)
-    assert values.shape == ((3, 1, *shape[2:]) if case.needs_layer else shape)
+    assert values.shape == case.form(shape)
     assert values.isfinite().all()
 
 
@@ -312,7 +319,9 @@ def test_an_explanation_carries_its_evidence(case, net, x, at):
     assert len(found.verdicts) == 3
     assert found.provenance["dtype"] == "float32"
     assert found.provenance["forward_rows"] >= 3
-    assert found.provenance["check_rows"] >= 3 * 5 * 11
+    assert found.form == case.cls.info.form
+    if not case.in_pairs:
+        assert found.provenance["check_rows"] >= 3 * 5 * 11
     if found.standard_error is not None:
         assert found.standard_error.shape == found.values.shape
         assert (found.standard_error >= 0).all()
@@ -406,10 +415,11 @@ def test_training_mode_does_not_change_the_numbers(case, net, x):
 
 
 def test_a_function_around_a_network_leaves_it_as_it_was(case, net, x, remember):
-    expected = case.attribute(net, x, at=net.drop, target=1)
+    look = {"at": net.drop} | case.looking_at(net.drop)
+    expected = case.attribute(net, x, **look, target=1)
     net.train()
     changes = remember(net, x)
-    values = case.attribute(lambda t: net(t), x, at=net.drop, target=1)  # noqa: PLW0108  a function
+    values = case.attribute(lambda t: net(t), x, **look, target=1)  # noqa: PLW0108  a function
     assert changes() == []
     close(values, expected)
 
@@ -491,7 +501,7 @@ def test_any_layout_and_history_of_the_input_will_do(case, net, x, form, remembe
 def test_expanded_inputs_will_do(case, net, x):
     one = x[:1]
     values = case.attribute(net, one.expand(3, -1, -1, -1), target=1)
-    close(values, case.attribute(net, one, target=1).repeat(3, 1, 1, 1))
+    close(values, torch.cat([case.attribute(net, one, target=1)] * 3))
 
 
 def test_a_network_may_change_its_input_in_place(case, net, x):
@@ -519,8 +529,8 @@ def test_a_layer_may_be_changed_in_place_behind(case):
     rash = nn.Sequential(layers[0], nn.ReLU(inplace=True), *layers[2:])
     x = torch.randn(3, 1, 5, 5)
     close(case.attribute(rash, x, at="0", target=1), case.attribute(plain, x, at="0", target=1), 0)
-    unit, at = Site("0", (1, 0, 0)), "0" if case.needs_layer else None
-    close(case.attribute(rash, x, at=at, target=unit), case.attribute(plain, x, at=at, target=unit), 0)
+    unit, look = Site("0", (1, 0, 0)), case.looking_at("0")
+    close(case.attribute(rash, x, **look, target=unit), case.attribute(plain, x, **look, target=unit), 0)
 
 
 @pytest.fixture(params=["lambda", "bound method", "partial", "callable object"])
@@ -538,16 +548,16 @@ def as_function(request: pytest.FixtureRequest, net: nn.Module) -> Iterator[Call
 
 
 def test_functions_are_explained_like_networks(case, net, x, as_function):
-    at = net.drop if case.needs_layer else None
-    close(case.attribute(as_function, x, at=at, target=1), case.attribute(net, x, at=at, target=1), 1e-6)
+    look = case.looking_at(net.drop)
+    close(case.attribute(as_function, x, **look, target=1), case.attribute(net, x, **look, target=1), 1e-6)
 
 
 def test_a_score_of_no_dimensions_will_do_for_one_example(case, net, x):
     def model(x: Tensor) -> Tensor:
         return net(x)[:, 1].squeeze()
 
-    at = net.drop if case.needs_layer else None
-    close(case.attribute(model, x[:1], at=at), case.attribute(net, x[:1], at=at, target=1), 1e-6)
+    look = case.looking_at(net.drop)
+    close(case.attribute(model, x[:1], **look), case.attribute(net, x[:1], **look, target=1), 1e-6)
 
 
 # -- what cannot be explained is refused in one line ---------------------------------------------------------
@@ -655,6 +665,14 @@ def test_an_operation_without_a_derivative_is_refused_or_not_needed(case, net, x
         refused(lambda: case.attribute(Detached(), x, target=1), "derivative", "FeatureAblation")
     else:
         close(case.attribute(Detached(), x, target=1), case.attribute(net, x, target=1), 1e-6)
+
+
+def test_pairs_are_symmetric_and_mark_nothing_to_remove(case, net, x):
+    if case.in_pairs:
+        found = case.explain(net, x, target=1)
+        close(found.values, found.values.mT, 0)
+        (check,) = [c for c in found.evidence if c.name == "faithfulness"]
+        assert set(check.status) == {"unknown"}
 
 
 def test_facts_are_told(case):

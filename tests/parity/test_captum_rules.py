@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from torchwhy.methods.backprop import Deconvolution, GuidedBackprop
 from torchwhy.methods.deep_lift import DeepLift, DeepLiftShap
+from torchwhy.methods.guided_grad_cam import GuidedGradCAM
 
 captum = pytest.importorskip("captum.attr")
 
@@ -124,3 +125,25 @@ def test_maxima_are_complete_with_any_baseline(pool):
     net, x, base = network(pool=pool), rand(3, 1, 12, 12), rand(3, 1, 12, 12, seed=1)
     assert gap(DeepLift(net).attribute(x, base, target=1), net, x, base) < 1e-9
     assert gap(captum.DeepLift(net).attribute(x, base, target=1), net, x, base) > 0.1
+
+
+# -- guided Grad-CAM --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+def test_guided_grad_cam(mode):
+    net, x = network(), rand(3, 1, 12, 12)
+    theirs = captum.GuidedGradCam(net, net[2]).attribute(x, target=1, interpolate_mode=mode)
+    assert theirs.abs().max() > 0
+    ours = GuidedGradCAM(net, layer="2", interpolate_mode=mode)
+    assert apart(ours.attribute(x, target=1), theirs) < 1e-9
+    assert apart(ours.attribute(x, target=1, layer="0"), theirs) > 1e-2
+
+
+def test_guided_grad_cam_of_functions():
+    """Captum's, whose guided part is then the plain gradient, differs from that of the same network in modules."""
+    net, x = network(), rand(3, 1, 12, 12)
+    functional = Functional(net)
+    right = GuidedGradCAM(net, layer=net[0]).attribute(x, target=1)
+    assert apart(GuidedGradCAM(functional, layer=net[0]).attribute(x, target=1), right) < 1e-9
+    assert apart(captum.GuidedGradCam(functional, net[0]).attribute(x, target=1), right) > 1e-2

@@ -13,6 +13,7 @@ from torchwhy import (
     IntegratedGradients,
     NoiseTunnel,
     Saliency,
+    ShapleyValues,
     Site,
     TorchwhyError,
     explain,
@@ -185,6 +186,7 @@ def test_names_of_methods():
     for name, cls in registry.methods().items():
         assert lookup(name) is lookup(name.lower()) is lookup(name.upper()) is cls
         assert getattr(torchwhy, name) is cls
+    assert lookup("shapley") is lookup("Shapley") is ShapleyValues
     assert lookup("integrated-gradients") is lookup("Integrated_Gradients") is IntegratedGradients
     assert list(registry.methods()) == sorted(registry.methods())
 

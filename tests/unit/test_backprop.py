@@ -1,4 +1,4 @@
-"""Guided backpropagation, deconvolution and rectified gradients: by hand, and on code in every style."""
+"""Guided backpropagation, deconvolution, rectified gradients, soft corners: by hand, and on code in every style."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812  as everyone calls it
 from torch import Tensor, nn
 
 from torchwhy.core.errors import TorchwhyError, UnsupportedError
-from torchwhy.methods.backprop import Deconvolution, GuidedBackprop, RectGrad
+from torchwhy.methods.backprop import BetaSmooth, Deconvolution, GuidedBackprop, RectGrad
 from torchwhy.methods.base import Method
 from torchwhy.methods.noise_tunnel import NoiseTunnel
 from torchwhy.methods.saliency import Saliency
@@ -48,7 +48,7 @@ def test_rectified_gradient_by_hand():
 
 
 def methods() -> list[type[Method]]:
-    return [GuidedBackprop, Deconvolution, RectGrad]
+    return [GuidedBackprop, Deconvolution, RectGrad, BetaSmooth]
 
 
 def styles(net: ConvNet) -> dict[str, Callable[[Tensor], Tensor]]:
@@ -120,7 +120,7 @@ def test_bounds_that_are_no_activation_are_left_alone():
 @pytest.mark.parametrize("act", [F.gelu, F.silu, torch.tanh, F.relu6, F.leaky_relu, F.elu, F.hardswish])
 def test_every_activation_is_treated(method, act):
     values = method(lambda x: -act(x).sum(1)).attribute(rand(2, 4).abs())
-    if method is not RectGrad:
+    if method in (GuidedBackprop, Deconvolution):
         assert (values == 0).all()
 
 
@@ -160,3 +160,45 @@ def test_activations_that_hide_are_refused():
 def test_a_percentage_is_one(q):
     with pytest.raises(TorchwhyError, match="q is a percentage"):
         RectGrad(ConvNet(), q=q)
+
+
+# -- soft corners -----------------------------------------------------------------------------------------------------
+
+
+SOFT: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "relu": (torch.relu, lambda x: F.softplus(x, 5.0)),
+    "in place": (lambda x: (1 * x).relu_(), lambda x: F.softplus(x, 5.0)),
+    "clamp": (lambda x: x.clamp(min=0), lambda x: F.softplus(x, 5.0)),
+    "clamp from 0 to 1": (lambda x: x.clamp(0, 1), lambda x: F.softplus(x, 5.0) - F.softplus(x - 1, 5.0)),
+    "relu6": (lambda x: F.relu6(9 * x), lambda x: F.softplus(9 * x, 5.0) - F.softplus(9 * x - 6, 5.0)),
+    "leaky relu": (lambda x: F.leaky_relu(x, 0.25), lambda x: 0.25 * x + 0.75 * F.softplus(x, 5.0)),
+    "prelu": (
+        lambda x: F.prelu(x, torch.tensor([0.5, -1.0, 0.0, 2.0]).double()),
+        lambda x: (s := torch.tensor([0.5, -1.0, 0.0, 2.0]).double()) * x + (1 - s) * F.softplus(x, 5.0),
+    ),
+    "none": (torch.tanh, torch.tanh),
+    "bounds": (lambda x: x.clamp(-0.5, 0.5), lambda x: x.clamp(-0.5, 0.5)),
+}
+
+
+@pytest.mark.parametrize("name", SOFT)
+def test_soft_corners_are_those_of_softplus(name):
+    hard, soft = SOFT[name]
+    x = rand(3, 4)
+    expected = Saliency(lambda x: soft(x).sum(1), abs=False).attribute(x)
+    torch.testing.assert_close(BetaSmooth(lambda x: hard(x).sum(1), beta=5.0).attribute(x), expected)
+
+
+def test_sharper_corners_come_close_to_the_gradient():
+    torch.manual_seed(0)
+    net, x = ConvNet().double().eval(), rand(2, 1, 12, 12)
+    plain = Saliency(net, abs=False).attribute(x, target=1)
+    gaps = [(BetaSmooth(net, beta=b).attribute(x, target=1) - plain).abs().max() for b in (1.0, 100.0, 1e9)]
+    assert gaps[0] > gaps[1] > gaps[2]
+    assert gaps[2] < 1e-9
+
+
+@pytest.mark.parametrize("beta", [0, -1, True, "10", float("inf")])
+def test_beta_is_a_number_above_zero(beta):
+    with pytest.raises(TorchwhyError, match="beta is a number above 0"):
+        BetaSmooth(ConvNet(), beta=beta)

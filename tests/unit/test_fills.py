@@ -13,8 +13,9 @@ from torch.testing import assert_close
 from torchwhy import TorchwhyError
 from torchwhy.core.problem import Problem
 from torchwhy.core.tensors import Tensors
-from torchwhy.engines.fills import Baseline, Blur, Fill, Gaussian, Marginal, Mean, Noise, as_fill
+from torchwhy.engines.fills import Baseline, Blur, Fill, Gaussian, Marginal, Mean, Noise, NoisyLinear, as_fill
 from torchwhy.engines.game import Game, Groups
+from torchwhy.methods.ablation import FeatureAblation, Occlusion
 from torchwhy.methods.permutation import FeaturePermutation
 from torchwhy.methods.shapley import ShapleyValues
 
@@ -239,3 +240,107 @@ def test_feature_permutation_of_groups() -> None:
     assert_close(found, torch.stack([pair, pair, x[:, 2] - background[:, 2].mean()], 1))
     with pytest.raises(TorchwhyError, match="give baselines of shape"):
         FeaturePermutation(lambda z: z.sum(1)).attribute(x)
+
+
+# -- noisy linear imputation ---------------------------------------------------------------------------------
+
+
+def imputed(x: Tensor, absent: Tensor, fill: Fill) -> Tensor:
+    """What a model sees where some pixels (H, W) of all channels are absent."""
+    held: list[Tensor] = []
+
+    def model(z: Tensor) -> Tensor:
+        held.append(z.clone())
+        return z.flatten(1).sum(1)
+
+    p = Problem(model, Tensors([x]), batch_size=100)
+    groups = Groups(p.point, absent.long())
+    Game(p, groups, fill).values(lambda ks: torch.tensor([[True, False]])[ks], 1)
+    return held[-1]
+
+
+def test_one_absent_pixel_is_the_weighted_mean_of_its_neighbours() -> None:
+    x = rand(2, 3, 5, 6)
+    inside, corner = torch.zeros(2, 5, 6).bool()
+    inside[2, 3] = corner[0, 0] = True
+    found = imputed(x, inside, NoisyLinear(std=0))
+    direct = x[..., 1, 3] + x[..., 3, 3] + x[..., 2, 2] + x[..., 2, 4]
+    diagonal = x[..., 1, 2] + x[..., 1, 4] + x[..., 3, 2] + x[..., 3, 4]
+    assert_close(found[..., 2, 3], direct / 6 + diagonal / 12, atol=1e-8, rtol=0)
+    assert torch.equal(found[..., ~inside], x[..., ~inside])
+    found = imputed(x, corner, NoisyLinear(std=0))
+    known = ((x[..., 0, 1] + x[..., 1, 0]) / 6 + x[..., 1, 1] / 12) / (5 / 12)
+    assert_close(found[..., 0, 0], known, atol=1e-8, rtol=0)
+
+
+def test_a_hole_in_a_slope_is_filled_by_the_slope() -> None:
+    rows, columns = torch.meshgrid(torch.arange(12.0), torch.arange(10.0), indexing="ij")
+    x = (2 * rows - 3 * columns + 1).double().expand(1, 2, 12, 10)
+    hole = torch.zeros(12, 10).bool()
+    hole[3:9, 2:7] = True
+    assert_close(imputed(x, hole, NoisyLinear(std=0)), x, atol=1e-6, rtol=0)
+    assert (imputed(x, hole, Mean()) - x).abs().max() > 5
+
+
+def test_where_nothing_is_present_all_is_the_mean() -> None:
+    x = rand(2, 3, 4, 5)
+    assert_close(seen(x, NoisyLinear(std=0)), x.mean((2, 3), keepdim=True).expand_as(x), atol=1e-6, rtol=0)
+
+
+def test_imputation_of_masks_per_example_and_channel() -> None:
+    x, masks = rand(2, 2, 4, 4), torch.randint(2, (2, 2, 4, 4), generator=torch.Generator().manual_seed(0))
+    together = imputed(x, masks, NoisyLinear(std=0))
+    for b in range(2):
+        for c in range(2):
+            alone = imputed(x[b : b + 1, c : c + 1], masks[b : b + 1, c : c + 1], NoisyLinear(std=0))
+            assert_close(together[b, c], alone[0, 0])
+
+
+def test_noise_is_added_to_what_is_imputed() -> None:
+    x = torch.ones(1, 1, 40, 40).double()
+    absent = torch.zeros(40, 40).bool()
+    absent[:, ::2] = True
+    found = imputed(x, absent, NoisyLinear(0.1, seed=2))
+    assert abs(found[..., absent].std() - 0.1) < 0.01
+    assert (found[..., ~absent] == 1).all()
+    assert torch.equal(found, imputed(x, absent, NoisyLinear(0.1, seed=2)))
+    assert not torch.equal(found, imputed(x, absent, NoisyLinear(0.1, seed=3)))
+    assert as_fill("linear") == NoisyLinear()
+
+
+def test_imputation_is_of_images() -> None:
+    with pytest.raises(TorchwhyError, match=r"fills images \(B, C, H, W\) of real numbers, not torch.float64 \(2, 3\)"):
+        seen(rand(2, 3), NoisyLinear())
+
+
+# -- every method --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fill", ["mean", "blur", "noise", "linear", Marginal(torch.zeros(2, 2, 6, 6).double())])
+def test_what_is_taken_away_gets_the_fill(fill: str | Fill) -> None:
+    x = rand(2, 2, 6, 6)
+
+    def model(z: Tensor) -> Tensor:
+        return torch.tanh(z.flatten(1).cumsum(1)).sum(1)
+
+    mask = torch.zeros(6, 6).long()
+    mask[:3, :3] = 1
+    p = Problem(model, Tensors([x]))
+    rows = torch.tensor([[True, False]])
+    known = p.scores - Game(p, Groups(p.point, mask), as_fill(fill)).evaluate(rows)[0]
+    ablated = FeatureAblation(model, feature_mask=mask, fill=fill).attribute(x)
+    assert_close(ablated[:, 0, 0, 0], known)
+    occluded = Occlusion(model, sliding_window_shapes=(2, 3, 3), strides=(2, 3, 3), fill=fill).attribute(x)
+    assert_close(occluded[:, 0, 0, 0], known)
+    assert (
+        not torch.allclose(ablated, FeatureAblation(model, feature_mask=mask).attribute(x)) or fill not in NAMED_FILLS
+    )
+
+
+NAMED_FILLS = ("mean", "blur", "noise", "linear")
+
+
+@pytest.mark.parametrize("method", [FeatureAblation, Occlusion])
+def test_fills_that_do_not_exist_are_refused(method: type[FeatureAblation]) -> None:
+    with pytest.raises(TorchwhyError, match="there is no fill 'blurr'; did you mean 'blur'"):
+        method(lambda x: x, fill="blurr")

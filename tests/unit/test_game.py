@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import sys
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from torchwhy import FeatureAblation, Occlusion, TorchwhyError
 from torchwhy.core.problem import Problem
 from torchwhy.core.tensors import Tensors
 from torchwhy.engines.fills import Noise
-from torchwhy.engines.game import Game, Groups, Windows, channels, columns, superpixels
+from torchwhy.engines.game import KEPT, Game, Groups, Windows, channels, columns, superpixels, tokens
+from torchwhy.methods.banzhaf import Banzhaf
+from torchwhy.methods.rise import RISE
+from torchwhy.methods.shapley import ShapleyValues, ShapleyValueSampling
 
 
 def booleans(*rows: str) -> Tensor:
@@ -301,3 +309,156 @@ def test_superpixels_need_scikit_image(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "skimage.segmentation", None)
     with pytest.raises(TorchwhyError, match=r'scikit-image; install it with: pip install "torchwhy\[vision\]"'):
         superpixels(torch.zeros(1, 3, 8, 8))
+
+
+IDS = torch.tensor([[101, 7, 8, 9, 102, 0], [101, 7, 7, 102, 0, 0]])
+
+
+def counts(ids: Tensor) -> Tensor:
+    """How many tokens are 7, ten times how many are 8, and so on; the mask is 103."""
+    return ((ids == 7) + 10 * (ids == 8) + 100 * (ids == 9) + 1000 * (ids == 101)).sum(1)
+
+
+def test_elements_that_are_kept_are_no_feature() -> None:
+    mask = torch.tensor([KEPT, 0, 5])
+    groups = Groups(Tensors(POINT.parts[:1]), mask)
+    assert groups.count == 2
+    assert groups.numbers.tolist() == [0, 5]
+    assert torch.equal(groups.mask(booleans("00", "01"))[...].parts[0][:, 0], booleans("100", "101"))
+    assert groups.spread(torch.tensor([[1.0, 2], [3, 4]])).parts[0].tolist() == [[0, 1, 3], [0, 2, 4]]
+    with pytest.raises(TorchwhyError, match="feature_mask keeps every element"):
+        Groups(POINT, (torch.full((3,), KEPT), torch.full((2,), KEPT)))
+
+
+def test_tokens_are_features_and_special_ones_stay() -> None:
+    mask = tokens(IDS, special=(101, 102, 0))
+    assert mask.tolist() == [[KEPT, 1, 2, 3, KEPT, KEPT], [KEPT, 1, 2, KEPT, KEPT, KEPT]]
+    found = FeatureAblation(counts, feature_mask=mask).attribute(IDS, baselines=103)
+    assert found.tolist() == [[0, 1, 10, 100, 0, 0], [0, 1, 1, 0, 0, 0]]
+    everything = FeatureAblation(counts, feature_mask=tokens(IDS)).attribute(IDS, baselines=103)
+    assert everything[:, 0].tolist() == [1000, 1000]
+    booleans_given = tokens(IDS, special=(IDS == 0) | (IDS > 100))
+    assert torch.equal(booleans_given, mask)
+    shapley = ShapleyValues(counts, feature_mask=mask).attribute(IDS, baselines=103)
+    assert_close(shapley, found)
+
+
+def test_pieces_of_a_word_are_one_feature() -> None:
+    words = [[None, 0, 0, 1, None, None], [None, 0, 1, None, None, None]]
+    mask = tokens(IDS, words=words)
+    assert mask.tolist() == [[KEPT, 0, 0, 1, KEPT, KEPT], [KEPT, 0, 1, KEPT, KEPT, KEPT]]
+    found = FeatureAblation(counts, feature_mask=mask).attribute(IDS, baselines=103)
+    assert found.tolist() == [[0, 11, 11, 100, 0, 0], [0, 1, 1, 0, 0, 0]]
+
+
+def test_positions_of_embeddings_are_features() -> None:
+    embedding = torch.nn.Embedding(200, 4)
+    held = embedding(IDS).detach()
+    special = (IDS == 0) | (IDS > 100)
+    mask = tokens(held, special=special)
+    assert mask.shape == (2, 6, 1)
+    found = FeatureAblation(lambda e: e.sum((1, 2)), feature_mask=mask).attribute(held)
+    known = held.sum(2, keepdim=True).expand_as(held).masked_fill(special[..., None], 0)
+    assert_close(found, known)
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = embedding
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.embedding(ids).sum((1, 2))
+
+    at = FeatureAblation(Model(), at="embedding", feature_mask=mask).attribute(IDS)
+    assert_close(at, known)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: tokens(torch.zeros(2, 3)), r"token ids \(B, T\)|tokens are ids"),
+        (lambda: tokens(IDS[0]), "tokens are ids"),
+        (lambda: tokens(IDS, words=[[0] * 6]), "for each of 2 examples"),
+        (lambda: tokens(IDS, words=[[0] * 5] * 2), "each of 6 tokens"),
+        (lambda: tokens(IDS, special=IDS), r"special holds booleans \(2, 6\), or ids, not torch.int64"),
+        (lambda: tokens(torch.zeros(2, 6, 4), special=(1,)), "embeddings have no ids"),
+    ],
+    ids=["floats", "one", "examples", "length", "ids", "embeddings"],
+)
+def test_tokens_that_do_not_fit_are_refused(make: Callable[[], Tensor], message: str) -> None:
+    with pytest.raises(TorchwhyError, match=message):
+        make()
+
+
+# -- memory -------------------------------------------------------------------------------------------------
+
+
+class Live(TorchDispatchMode):
+    """The most bytes that tensors made within have held at one time."""
+
+    def __init__(self, apart: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.now, self.peak = 0, 0
+        self.known = {t.untyped_storage()._cdata for t in apart}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for t in tree_leaves(out):
+            if isinstance(t, Tensor):
+                storage = t.untyped_storage()
+                if storage._cdata not in self.known:
+                    self.known.add(storage._cdata)
+                    self.now += storage.nbytes()
+                    weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
+                    self.peak = max(self.peak, self.now)
+        return out
+
+    def _gone(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.now -= size
+
+
+PLACES = torch.arange(3 * 24 * 24).view(3, 24, 24)
+GROUPED = PLACES // 54
+LARGE = {
+    "ablation": lambda net, n: FeatureAblation(net, batch_size=16, feature_mask=PLACES // (108 // n)),
+    "occlusion": lambda net, n: Occlusion(net, batch_size=16, sliding_window_shapes=(3, 4, 4), strides=(3, n, n)),
+    "pairs": lambda net, n: Banzhaf(net, batch_size=16, feature_mask=GROUPED, budget=100 * n),
+    "orders": lambda net, n: ShapleyValueSampling(net, batch_size=16, feature_mask=GROUPED, n_samples=3 * n),
+    "exact": lambda net, n: ShapleyValues(net, batch_size=16, feature_mask=GROUPED // (5 - n // 2)),
+    "masks": lambda net, n: RISE(net, batch_size=16, n_samples=40 * n),
+    "noise": lambda net, n: FeatureAblation(net, batch_size=16, feature_mask=GROUPED // 4, fill=Noise(n_draws=10 * n)),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_memory_is_that_of_a_pass_whatever_the_number_of_rows(name: str) -> None:
+    layers = [torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3, padding=1)]
+    net = torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Linear(8 * 24 * 24, 4)).requires_grad_(
+        requires_grad=False
+    )
+    x = torch.randn(1, 3, 24, 24)
+    held = [x, GROUPED, *net.parameters()]
+    with Live(held) as one:
+        net(x.repeat(16, 1, 1, 1))
+    peaks = {}
+    for n in (2, 4):
+        with Live(held) as live:
+            LARGE[name](net, n).attribute(x, target=0)
+        peaks[n] = live.peak
+    assert one.peak > 16 * 8 * 24 * 24 * 4
+    assert max(peaks.values()) < 2 * one.peak, (peaks, one.peak)
+    assert peaks[4] < max(1.2 * peaks[2], one.peak)
+
+
+def test_what_is_live_is_counted() -> None:
+    with Live([]) as live:
+        a = torch.ones(1000)
+        for _ in range(5):
+            b = a + 1
+            del b
+        c = a[:10]
+        del a, c
+        torch.ones(10)
+    assert live.peak == 8000
+    assert live.now == 0

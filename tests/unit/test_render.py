@@ -495,3 +495,28 @@ def test_pages_are_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(TorchwhyError, match="cannot write"):
         html.write("x", tmp_path / "folder")
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["folder", "new", "report.html"]
+
+
+# -- where relevance leaks --------------------------------------------------------------------------------------------
+
+
+def traced(*leaks: float) -> Explanation:
+    steps = [
+        {"operation": "conv2d", "module": f"<{i}>", "line": "net.py:3", "rule": "ZPlus", "relevance": 2.0, "leak": leak}
+        for i, leak in enumerate(leaks)
+    ]
+    x = torch.ones(1, 3)
+    trace = {"composite": "LRP", "score": 2.0, "passed": 2 - sum(leaks), "steps": steps}
+    return Explanation(x, x, torch.ones(1), ("0",), "LRP", provenance={"trace": trace, "seed": 7})
+
+
+def test_a_report_tells_where_relevance_leaks():
+    page = html.report([traced(0.5, 0.0, -0.75)], "Why?")
+    assert "2.25 of 2 arrived" in page
+    assert "2 of 3 operations kept something back" in page
+    assert page.index("&lt;2&gt;") < page.index("&lt;0&gt;")  # the largest first
+    assert "&lt;1&gt;" not in page
+    assert "composite" not in page  # not among the facts
+    assert "these the most" in html.report([traced(*[0.1] * 20)], "Why?")
+    assert "All 2 operations handed on what they got" in html.report([traced(0.0, 1e-9)], "Why?")
+    assert "Where does relevance leak" not in html.report([replace(traced(0.5), provenance={})], "Why?")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import rich
 import torch
 import torch.nn.functional as F  # noqa: N812  as everyone calls it
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from torchwhy.core.tensors import Tensors
 from torchwhy.engines.rules import Composite, Local, Prepared, Ruled, on, operation, trace
 from torchwhy.engines.rules.decompose import SMALLER, WHOLE, opened
 from torchwhy.engines.rules.difference import LINEAR, RESCALE
+from torchwhy.methods.deep_lift import DeepLift
 from torchwhy.networks import ConvNet
 
 
@@ -393,6 +396,8 @@ LINEAR_CASES: dict[str, Callable[[Tensor], Any]] = {
     "rsub": lambda x: 2 - x,
     "neg": lambda x: -x,
     "positive": lambda x: +x,
+    "view_as_complex": lambda x: torch.view_as_real(torch.view_as_complex(x.view(-1, 2)) * 2j),
+    "view_as_real": lambda x: torch.view_as_real(torch.complex(x, 2 * x)),
     "sum": lambda x: x.sum(1),
     "mean": lambda x: x.mean(0),
     "nansum": lambda x: x.nansum(1),
@@ -612,3 +617,26 @@ def test_rules_leave_the_model_as_it_was():
     assert all(p.requires_grad for p in net.parameters())
     assert not any(m._forward_hooks or m._backward_hooks for m in net.modules())
     assert torch.overrides._get_current_function_mode_stack() == []
+
+
+def test_a_trace_is_shown_as_a_table(capsys):
+    """Leaks stand out: in bold where the terminal has it, as headers in a notebook."""
+    rules = ((on("relu"), lambda local, g: g / 2),)
+    found = trace(lambda x: torch.relu(2 * x).sum(1), torch.ones(1, 3), Composite("<Half>", rules))
+    rich.print(found)
+    told = capsys.readouterr().out
+    assert "relu" in told
+    assert "3 of 6 arrived" in told
+    page = found._repr_html_()
+    assert page.count("<tr>") == 4
+    assert "<th>relu</th>" in page
+    assert "<td>mul</td>" in page
+    assert "&lt;Half&gt;: 3 of 6 arrived" in page
+    assert json.loads(json.dumps(found.as_dict()))["steps"][1]["leak"] == 3
+
+
+def test_explanations_carry_their_trace():
+    net, x = ConvNet().eval(), torch.rand(2, 1, 12, 12)
+    assert "trace" not in DeepLift(net).explain(x, target=1).provenance
+    carried = DeepLift(net).explain(x, target=1, check="basic").provenance["trace"]
+    assert carried == trace(net, x, RESCALE, target=1).as_dict()

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from torchwhy.core.problem import Problem
 from torchwhy.core.tensors import TensorOrTensors, Tensors, accumulator
 from torchwhy.engines.noise import check_seed, draws
 
+TRACE = 1e-9
 Masks: TypeAlias = Callable[[Tensor], Tensors]  # rows (K, M) to the elements that are present, (K, 1 or B, ...)
 
 
@@ -138,15 +140,7 @@ class Noise(Fill):
             if not t.is_floating_point():
                 raise TorchwhyError(f"noise cannot be added to {t.dtype}: choose another fill")
 
-        def normal(part: int, t: Tensor) -> Tensor:
-            wide = accumulator(t.dtype)
-            drawn = [
-                torch.randn(t.shape[1:], generator=draws(self.seed, 20 + part, k), dtype=wide)
-                for k in range(self.n_draws)
-            ]
-            return (self.std * torch.stack(drawn)).to(t)[:, None]
-
-        noise = Tensors(normal(part, t) for part, t in enumerate(p.point))
+        noise = Tensors(_normal(t, self.std, self.n_draws, self.seed, 20 + part) for part, t in enumerate(p.point))
         return Bound(lambda es, rows, number: noise[number.to(p.point.device)] + p.base[es], self.n_draws)
 
 
@@ -155,12 +149,13 @@ class Marginal(Fill):
     """Rows of a background set, all absent features from the same row; a score is the mean over the rows.
 
     Args:
-        background: (N, ...) like the inputs; at a layer, the model carries it there.
+        background: (N, ...) like the inputs; at a layer, the model carries it there. None is the set that the method is
+            given as baselines.
         n_draws: rows drawn from it without replacement; None takes all.
         seed: of the drawing.
     """
 
-    background: TensorOrTensors = field(repr=False)
+    background: TensorOrTensors | None = field(default=None, repr=False)
     n_draws: int | None = None
     seed: int = 0
 
@@ -252,6 +247,100 @@ class Gaussian(Fill):
         return Bound(at, self.n_draws)
 
 
+@dataclass(frozen=True)
+class NoisyLinear(Fill):
+    r"""Noisy linear imputation, of ROAD: what the present pixels around suggest, images (B, C, H, W).
+
+    Every absent pixel is the weighted mean of its neighbours, of which the direct ones count 1/6 and the diagonal ones
+    1/12, at the border in proportion. Absent neighbours are solved for together, so that little is left to see of the
+    shape of what was removed. Where nothing is present, all is the mean of the example's channel.
+
+    One sparse system per row and distinct mask, solved directly for all examples and channels that share it: about 2 ms
+    for 28 x 28 pixels and 0.3 s for 224 x 224 on one core.
+
+    Args:
+        std: standard deviation of the noise.
+        n_draws: draws that a score is the mean of.
+        seed: of the noise.
+
+    Paper: Y. Rong et al., ICML 2022, arXiv:2202.00449.
+    """
+
+    std: float = 0.01
+    n_draws: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.std != 0:
+            _positive("std", self.std)
+        _count("n_draws", self.n_draws)
+        check_seed(self.seed)
+
+    def bind(self, p: Problem, masks: Masks) -> Bound:
+        for t in p.point:
+            if t.ndim != 4 or not t.is_floating_point():
+                raise TorchwhyError(
+                    f"noisy linear imputation fills images (B, C, H, W) of real numbers, not {t.dtype} {tuple(t.shape)}"
+                )
+        weights = [_neighbours(*t.shape[2:]) for t in p.point]
+        noise = Tensors(_normal(t, self.std, self.n_draws, self.seed, 50 + part) for part, t in enumerate(p.point))
+
+        def at(es: slice, present: Tensor, number: Tensor) -> Tensors:
+            drawn = noise[number.to(p.point.device)]
+            shown = masks(present).map(lambda m: m if m.shape[1] == 1 else m[:, es])
+            parts = zip(p.point[es], shown, weights, drawn, strict=True)
+            return Tensors(_imputed(t, m, w) + z for t, m, w, z in parts)
+
+        return Bound(at, self.n_draws)
+
+
+def _normal(t: Tensor, std: float, count: int, seed: int, stream: int) -> Tensor:
+    """Draws (count, 1, ...) like an example."""
+    wide = accumulator(t.dtype)
+    drawn = [torch.randn(t.shape[1:], generator=draws(seed, stream, k), dtype=wide) for k in range(count)]
+    return (std * torch.stack(drawn)).to(t)[:, None]
+
+
+def _neighbours(height: int, width: int) -> Any:
+    """How much each pixel counts for each other, a sparse matrix (H * W, H * W)."""
+    from scipy.sparse import diags_array, eye_array, kron
+
+    def beside(n: int) -> Any:
+        return diags_array([1.0, 1.0], offsets=[-1, 1], shape=(n, n))
+
+    rows, columns = beside(height), beside(width)
+    direct = kron(rows, eye_array(width)) + kron(eye_array(height), columns)
+    return (direct / 6 + kron(rows, columns) / 12).tocsr()
+
+
+def _imputed(t: Tensor, shown: Tensor, weights: Any) -> Tensor:
+    """Images (b, C, H, W) whose pixels are there where ``shown`` (K, 1 or b, C, H, W), the others solved for."""
+    images = t.detach().cpu().double().flatten(2).flatten(0, 1)
+    out = images.repeat(len(shown), 1, 1)
+    for row, there in zip(out, shown.cpu(), strict=True):
+        masks = there.expand(len(t), *there.shape[1:]).flatten(2).flatten(0, 1)
+        kinds, kind = masks.unique(dim=0, return_inverse=True)
+        for number, known in enumerate(kinds):
+            if not known.all():
+                layers = (kind == number).nonzero().flatten()
+                absent = (~known).nonzero().flatten()
+                row[layers[:, None], absent] = _solved(images[layers], known.numpy(), weights)
+    return out.view(len(shown), *t.shape).to(t)
+
+
+def _solved(images: Tensor, known: np.ndarray, weights: Any) -> Tensor:
+    """The absent pixels (n, absent) of images (n, H * W)."""
+    from scipy.sparse import diags_array
+    from scipy.sparse.linalg import splu
+
+    mean = images.mean(1).numpy()
+    rows = weights[~known]
+    # So little of the mean is of no account, unless there is nothing else.
+    system = diags_array(rows.sum(1) + TRACE) - rows[:, ~known]
+    given = rows[:, known] @ images[:, known].numpy().T + TRACE * mean
+    return torch.from_numpy(splu(system.tocsc(), permc_spec="MMD_AT_PLUS_A").solve(given).T)
+
+
 def carried(p: Problem, rows: Tensors) -> Tensors:
     """What the site holds for rows (N, ...) of inputs, (N, 1, ...), or (N, B, ...) where it depends on the example."""
     n = rows.size
@@ -261,7 +350,13 @@ def carried(p: Problem, rows: Tensors) -> Tensors:
     return p.carry(rows.map(lambda t: t.repeat_interleave(p.size, 0)), examples).split(n)
 
 
-NAMED: dict[str, Fill] = {"baseline": Baseline(), "mean": Mean(), "blur": Blur(), "noise": Noise()}
+NAMED: dict[str, Fill] = {
+    "baseline": Baseline(),
+    "mean": Mean(),
+    "blur": Blur(),
+    "noise": Noise(),
+    "linear": NoisyLinear(),
+}
 
 
 def as_fill(given: Any) -> Fill:

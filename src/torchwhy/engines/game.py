@@ -7,8 +7,10 @@ A feature is a set of elements of the point. A row says which features are prese
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from itertools import product
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import product, takewhile
 from typing import TypeAlias
 
 import numpy as np
@@ -16,11 +18,12 @@ import torch
 from torch import Tensor
 
 from torchwhy.core.errors import MissingExtraError, TorchwhyError
-from torchwhy.core.problem import Problem
+from torchwhy.core.problem import FIRST_ROWS, Points, Problem
 from torchwhy.core.tensors import Tensors, accumulator
 from torchwhy.engines.fills import Baseline, Fill
 
 Rows: TypeAlias = Callable[[slice], Tensor]
+KEPT = torch.iinfo(torch.long).min  # in a feature mask: never removed
 
 
 class Features(ABC):
@@ -36,6 +39,10 @@ class Features(ABC):
     def spread(self, values: Tensor) -> Tensors:
         """A value per feature (M, B) as a value per element (B, ...)."""
 
+    @abstractmethod
+    def key(self) -> Hashable:
+        """Equal for features that are the same."""
+
 
 class Groups(Features):
     """Elements grouped by a number: those with the same number, in whichever tensor, are one feature.
@@ -43,7 +50,8 @@ class Groups(Features):
     Args:
         point: (B, ...).
         feature_mask: integers that broadcast to each tensor of the point, as Captum's ``feature_mask``; None makes
-            every element a feature of its own.
+            every element a feature of its own. Elements with the number `KEPT` belong to no feature: they are always
+            present, and get 0.
     """
 
     def __init__(self, point: Tensors, feature_mask: Tensor | tuple[Tensor, ...] | None = None) -> None:
@@ -56,8 +64,13 @@ class Groups(Features):
         else:
             ids = self._given(point, feature_mask)
         numbers, renumbered = torch.cat([i.flatten() for i in ids]).unique(return_inverse=True)
+        if kept := bool((numbers == KEPT).any()):
+            # The smallest number; those that are kept come last instead.
+            numbers, renumbered = numbers[1:], (renumbered - 1) % len(numbers)
+        if not len(numbers):
+            raise TorchwhyError("feature_mask keeps every element, so there is no feature to remove")
         pieces = renumbered.split([i.numel() for i in ids])
-        self.numbers, self.count = numbers.cpu(), len(numbers)
+        self.numbers, self.count, self.kept = numbers.cpu(), len(numbers), kept
         self.ids = Tensors(piece.view(i.shape) for piece, i in zip(pieces, ids, strict=True))
         self.point = point
 
@@ -86,15 +99,22 @@ class Groups(Features):
         return out
 
     def mask(self, present: Tensor) -> Tensors:
+        if self.kept:
+            present = torch.cat([present, torch.ones_like(present[:, :1])], 1)
         return self.ids.map(lambda i: present[:, i])
 
     def spread(self, values: Tensor) -> Tensors:
         examples = torch.arange(values.shape[1], device=values.device)
+        if self.kept:
+            values = torch.cat([values, torch.zeros_like(values[:1])])
 
         def each(ids: Tensor) -> Tensor:
             return values[ids, examples.view(-1, *[1] * (ids.ndim - 1))]
 
         return self.ids.map(each)
+
+    def key(self) -> Hashable:
+        return tuple((tuple(i.shape), blake2b(i.cpu().contiguous().numpy().tobytes()).digest()) for i in self.ids)
 
 
 class Windows(Features):
@@ -134,6 +154,9 @@ class Windows(Features):
             covers.parts[number][0][box] += 1
         return total.map(lambda t, n: t / n.clamp_min(1), covers)
 
+    def key(self) -> Hashable:
+        return str(self.boxes)
+
 
 def channels(inputs: Tensor) -> Tensor:
     """A feature mask that makes every channel of maps (B, C, ...) one feature.
@@ -167,6 +190,49 @@ def columns(count: int, groups: Mapping[str, Sequence[int]] | Sequence[Sequence[
     return torch.tensor([numbers.setdefault(owner.get(c, (c,)), len(numbers)) for c in range(count)])
 
 
+def tokens(
+    inputs: Tensor,
+    special: Tensor | Sequence[int] = (),
+    words: Sequence[Sequence[int | None]] | None = None,
+) -> Tensor:
+    """A feature mask that makes every token one feature.
+
+    Args:
+        inputs: token ids (B, T), or embeddings (B, T, D).
+        special: tokens that are never removed, such as those of padding and of the start, and get 0: their ids, or
+            booleans (B, T) that are true there.
+        words: for each example the word that each token is a piece of, as a tokenizer's ``word_ids()`` tells: the
+            pieces of a word are one feature, and None is never removed.
+
+    Returns:
+        (B, T), or (B, T, 1) for embeddings. Absent tokens get the baseline: give the id of the mask token, or of
+        padding, as ``baselines``.
+
+    >>> ids = torch.tensor([[101, 7, 8, 9, 102]])
+    >>> mask = tokens(ids, special=(101, 102), words=[[None, 0, 0, 1, None]])
+    >>> from torchwhy import FeatureAblation
+    >>> FeatureAblation(lambda ids: (ids == 8).sum(1).double(), feature_mask=mask).attribute(ids, baselines=103)
+    tensor([[0., 1., 1., 0., 0.]], dtype=torch.float64)
+    """
+    if inputs.ndim not in (2, 3) or (inputs.ndim == 2 and inputs.is_floating_point()):
+        raise TorchwhyError(f"tokens are ids (B, T) or embeddings (B, T, D), not {inputs.dtype} {tuple(inputs.shape)}")
+    shape = tuple(inputs.shape[:2])
+    mask = torch.arange(shape[1]).repeat(shape[0], 1)
+    if words is not None:
+        if [len(row) for row in words] != [shape[1]] * shape[0]:
+            raise TorchwhyError(f"words name the word of each of {shape[1]} tokens, for each of {shape[0]} examples")
+        mask = torch.tensor([[KEPT if word is None else word for word in row] for row in words])
+    if not isinstance(special, Tensor):
+        if inputs.ndim == 3 and len(special):
+            raise TorchwhyError("embeddings have no ids: give special as booleans (B, T)")
+        ids = torch.tensor(list(special), dtype=torch.long)
+        special = torch.isin(inputs.cpu(), ids) if len(ids) else torch.zeros(shape, dtype=torch.bool)
+    if special.dtype != torch.bool or special.shape != shape:
+        raise TorchwhyError(f"special holds booleans {shape}, or ids, not {special.dtype} {tuple(special.shape)}")
+    mask = mask.masked_fill(special.cpu(), KEPT)
+    return mask if inputs.ndim == 2 else mask[:, :, None]
+
+
 def superpixels(images: Tensor, n_segments: int = 50, compactness: float = 10.0) -> Tensor:
     """A feature mask of pieces of one colour (SLIC): (B, C, H, W) to (B, 1, H, W), other pieces for every image.
 
@@ -195,6 +261,46 @@ def superpixels(images: Tensor, n_segments: int = 50, compactness: float = 10.0)
     return torch.stack(found)[:, None]
 
 
+def rows_at_once(p: Problem) -> int:
+    """Rows to ask a problem for at a time, so that little is lost when the user interrupts.
+
+    About a pass, but at least two of the small passes that come before it is known how many rows fit.
+    """
+    fit = p.rows_per_pass(gradients=False)
+    return fit if p.batch_size is not None else max(2 * FIRST_ROWS, fit)
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user has interrupted the evaluation of rows, of which the first are there.
+
+    Attributes:
+        scores: (K', B) of as many rows, from the first, as were evaluated.
+    """
+
+    def __init__(self, scores: Tensor) -> None:
+        super().__init__()
+        self.scores = scores
+
+
+@dataclass
+class Memory:
+    """Scores of rows, for all targets that are asked about together.
+
+    Attributes:
+        where: rows as packed bits, and where their scores are.
+        scores: (K, T, B).
+    """
+
+    scores: Tensor
+    where: dict[bytes, int] = field(default_factory=dict)
+
+    def add(self, keys: Iterable[bytes], scores: Tensor) -> None:
+        """Take rows in; an interrupt in between leaves scores without a row, never a row with another's scores."""
+        start = len(self.scores)
+        self.scores = torch.cat([self.scores.to(scores), scores])
+        self.where |= {key: number for number, key in enumerate(keys, start)}
+
+
 class Game:
     """The score as a function of which features are present.
 
@@ -209,10 +315,12 @@ class Game:
 
     def __init__(self, p: Problem, features: Features, fill: Fill | None = None, max_evals: int | None = None) -> None:
         self.p, self.features, self.max_evals = p, features, max_evals
-        self.bound = (fill or Baseline()).bind(p, features.mask)
-        self.evaluations = 0
-        self._seen: dict[bytes, int] = {}  # rows as packed bits, and where their scores are
-        self._scores = p.scores[None][:0]
+        fill = fill or Baseline()
+        self.bound = fill.bind(p, features.mask)
+        self._key = None if p.memories is None else (features.key(), fill)
+        self._memory = p.memory(self._key, lambda: Memory(p.scores.new_empty(0, p.together, p.size)))
+        self.evaluations = len(self._memory.where) * self.draws
+        self.recomputed = 1.0  # the share of the work of whole passes that was done
 
     @property
     def draws(self) -> int:
@@ -227,15 +335,36 @@ class Game:
         Raises:
             TorchwhyError: the rows cost more than `max_evals` allows.
         """
+        return torch.cat(list(self._parts(rows, count, what)))[:, self.p.number]
+
+    def _parts(self, rows: Rows, count: int, what: str) -> Iterator[Tensor]:
+        """Scores (K, T, B) of some rows after the other, about a pass at a time."""
         p, draws = self.p, self.draws
         least = self.evaluations + count * draws
         if self.max_evals is not None and least > self.max_evals:
             raise TorchwhyError(f"{self.max_evals} evaluations are too few: the least that works is {least}")
+        p.prepare(count * draws, gradients=False)
+        with p.progress.task(what, count) as advance:
+            k = 0
+            while k < count:
+                part = slice(k, min(count, k + max(1, rows_at_once(p) // (p.size * draws))))
+                scores = p.every_score(self._points(rows, k), (part.stop - k) * draws, what).movedim(0, 1)
+                if draws > 1:
+                    scores = scores.to(accumulator(scores.dtype)).unflatten(0, (-1, draws)).mean(1)
+                self.evaluations += (part.stop - k) * draws
+                yield scores
+                advance(part.stop - k)
+                k = part.stop
+
+    def _points(self, rows: Rows, start: int) -> Points:
+        """The points of the rows from ``start`` on, each ``draws`` times."""
+        p, draws = self.p, self.draws
 
         def points(es: slice, ks: slice) -> Tensors:
             number = torch.arange(ks.start, ks.stop)
             first = ks.start // draws
-            present = rows(slice(first, -(-ks.stop // draws)))[number // draws - first].to(p.point.device)
+            present = rows(slice(start + first, start - (-ks.stop // draws)))
+            present = present[number // draws - first].to(p.point.device)
             absent = self.bound.at(es, present, number % draws)
 
             def fill(t: Tensor, other: Tensor, mask: Tensor) -> Tensor:
@@ -243,9 +372,7 @@ class Game:
 
             return p.point.map(fill, absent, self.features.mask(present))
 
-        self.evaluations = least
-        scores = p.scores_at(points, count * draws, what)
-        return scores if draws == 1 else scores.to(accumulator(scores.dtype)).unflatten(0, (count, draws)).mean(1)
+        return points
 
     def evaluate(self, present: Tensor, what: str = "removing features") -> Tensor:
         """Scores (K, B) of rows (K, M), each of which is evaluated at most once.
@@ -253,29 +380,45 @@ class Game:
         Raises:
             TorchwhyError: the rows cost more than `max_evals` allows, the model gives a row several scores, or one that
                 is not finite.
+            Interrupted: by the user, where the problem's ``partial`` says that the rows so far are of use.
         """
-        if not self._seen:
+        memory = self._memory
+        if not memory.where:
             self._remember(torch.ones(1, self.features.count, dtype=torch.bool), what)
-            self._check(self._scores[0])
-        where = self._remember(present.cpu(), what)
-        return self._scores[where]
+            self._check(memory.scores[0, self.p.number])
+        keys = self._keys(present)
+        try:
+            self._remember(present.cpu(), what)
+        except KeyboardInterrupt:
+            if not self.p.partial:
+                raise
+            known = list(takewhile(lambda number: number is not None, map(memory.where.get, keys)))
+            raise Interrupted(memory.scores[known, self.p.number]) from None
+        return memory.scores[[memory.where[key] for key in keys], self.p.number]
 
-    def _remember(self, present: Tensor, what: str) -> list[int]:
-        """Evaluate the rows that are new; where the scores of all of them are."""
-        keys = [row.tobytes() for row in np.packbits(present.numpy(), axis=1)]
-        fresh = {key: number for number, key in enumerate(keys) if key not in self._seen}
-        if fresh:
-            new = present[list(fresh.values())]
-            scores = self.values(lambda ks: new[ks], len(new), what)
+    @staticmethod
+    def _keys(present: Tensor) -> list[bytes]:
+        return [row.tobytes() for row in np.packbits(present.cpu().numpy(), axis=1)]
+
+    def _remember(self, present: Tensor, what: str) -> None:
+        """Evaluate the rows that are new."""
+        memory = self._memory
+        fresh: dict[bytes, int] = {}
+        for number, key in enumerate(self._keys(present)):
+            if key not in memory.where:
+                fresh.setdefault(key, number)
+        if not fresh:
+            return
+        new, keys, start = present[list(fresh.values())], list(fresh), 0
+        for scores in self._parts(lambda ks: new[ks], len(new), what):
             if not scores.isfinite().all():
-                row, i = (~scores.isfinite()).nonzero()[0].tolist()
+                row, t, i = (~scores.isfinite()).nonzero()[0].tolist()
                 raise TorchwhyError(
-                    f"the score of example {i} is {scores[row, i].item()} where {int((~new[row]).sum())} of "
+                    f"the score of example {i} is {scores[row, t, i].item()} where {int((~new[start + row]).sum())} of "
                     f"{self.features.count} features are absent: fill them with something else"
                 )
-            self._scores = torch.cat([self._scores.to(scores), scores])
-            self._seen |= {key: number for number, key in enumerate(fresh, len(self._seen))}
-        return [self._seen[key] for key in keys]
+            memory.add(keys[start : start + len(scores)], scores)
+            start += len(scores)
 
     def _check(self, again: Tensor) -> None:
         """The point has the score it had before."""
@@ -289,8 +432,11 @@ class Game:
                 f"numbers (functional dropout left on?) or mixes the rows of a batch: no change can be told from chance"
             )
 
-    def one_absent(self) -> Tensor:
-        """How much the score falls when one feature is absent, (M, B)."""
+    def one_absent(self, quicker: Callable[[Game], Tensor | None] | None = None) -> Tensor:
+        """How much the score falls when one feature is absent, (M, B).
+
+        ``quicker`` gives the scores (T, M, B) of all targets where it has another way to them.
+        """
         m = self.features.count
 
         def rows(ks: slice) -> Tensor:
@@ -298,4 +444,10 @@ class Game:
             present[torch.arange(len(present)), torch.arange(ks.start, ks.stop)] = False
             return present
 
-        return self.p.scores - self.values(rows, m)
+        def all_scores() -> Tensor:
+            found = None if quicker is None else quicker(self)
+            if found is not None:
+                return found
+            return torch.cat(list(self._parts(rows, m, "removing features"))).movedim(1, 0)
+
+        return self.p.scores - self.p.recall((self._key, "one absent"), all_scores)

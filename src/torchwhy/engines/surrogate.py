@@ -14,6 +14,7 @@ is its error.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -41,14 +42,14 @@ class Pairs:
         size: (n,) its size h.
         share: (n,) how many pairs of that size there are in this sample, or should be on average.
         left: (n,) the share of all pairs of that size that were not drawn.
-        half: (n,) 1/2 where a pair is two halves, else 1.
+        turn: (n,) the order in which a growing budget would take them.
     """
 
     rows: Tensor
     size: Tensor
     share: Tensor
     left: Tensor
-    half: Tensor
+    turn: Tensor
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -57,6 +58,23 @@ class Pairs:
     def signs(self) -> Tensor:
         """(n, M) 1 where a feature is in the smaller coalition, else -1."""
         return self.rows.double() * 2 - 1
+
+    @property
+    def half(self) -> Tensor:
+        """(n,) 1/2 where a pair is two halves, else 1."""
+        return torch.where(2 * self.size == self.rows.shape[1], 0.5, 1.0).double()
+
+    @property
+    def order(self) -> Tensor:
+        """(n,) the pairs in the order of their turn."""
+        return self.turn.argsort(stable=True)
+
+    def first(self, count: int) -> tuple[Tensor, Pairs]:
+        """Which of them a budget of ``count`` pairs would have taken, and these as a sample of their own."""
+        if count == len(self):
+            return torch.arange(count), self
+        kept = self.order[:count].sort().values
+        return kept, _weighed(self.rows[kept], self.size[kept], self.turn[kept])
 
     @property
     def both(self) -> Tensor:
@@ -110,10 +128,8 @@ def draw_pairs(m: int, count: int, seed: int) -> Pairs:
     >>> pairs.left[[0, 8]].tolist()
     [0.0, 0.6]
     """
-    sizes = range(1, m // 2 + 1)
-    whole = [math.comb(m, h) // (2 if 2 * h == m else 1) for h in sizes] if m <= MOST_FEATURES else []
-    there = np.array([float(min(n, 1 << 62)) for n in whole]) if whole else np.full(len(sizes), 2.0**62)
-    share = _shares(m, count, there)
+    there, wanted = _sizes(m)
+    share = _shares(count, there, wanted)
     generator = draws(seed, STREAM)
     full = share >= there
     if (share[~full] < 2).any():
@@ -126,22 +142,38 @@ def draw_pairs(m: int, count: int, seed: int) -> Pairs:
         rest = round(share.sum()) - taken.sum()
         taken[np.argsort(taken - share, kind="stable")[:rest]] += 1
         share = taken.astype(float)
-    rows = [_subsets(m, h, k, generator) for h, k in zip(sizes, taken.tolist(), strict=True) if k]
-    each = np.repeat(np.arange(len(sizes)), taken)
-    h = torch.from_numpy(each + 1.0)
-    return Pairs(
-        torch.cat(rows),
-        h,
-        torch.from_numpy(share[each]),
-        torch.from_numpy(np.where(full, 0.0, 1 - taken / there)[each]),
-        torch.where(2 * h == m, 0.5, 1.0).double(),
-    )
+    rows = [_subsets(m, h, k, generator) for h, k in enumerate(taken.tolist(), 1) if k]
+    each = np.repeat(np.arange(len(taken)), taken)
+    number = np.arange(len(each)) - np.repeat(np.cumsum(taken) - taken, taken)
+    # A size takes a new pair whenever the budget has grown by so much; all have started somewhere within their step.
+    begin = torch.rand(len(taken), generator=generator, dtype=torch.float64).numpy()
+    turn = (number + begin[each]) / wanted[each]
+    return _weighed(torch.cat(rows), torch.from_numpy(each + 1.0), torch.from_numpy(turn))
 
 
-def _shares(m: int, count: int, there: np.ndarray) -> np.ndarray:
+def _weighed(rows: Tensor, size: Tensor, turn: Tensor) -> Pairs:
+    """Pairs, sorted by size, that are all there are of this sample."""
+    there, wanted = _sizes(rows.shape[1])
+    each = size.long().numpy() - 1
+    taken = np.bincount(each, minlength=len(there))
+    planned = _shares(len(rows), there, wanted)
+    full = taken >= there
+    few = (planned[planned < there] < 2).any()
+    share = np.where(full | (planned >= there) | ~few, taken, planned)
+    left = np.where(full, 0.0, 1 - taken / there)
+    return Pairs(rows, size, torch.from_numpy(share[each]).double(), torch.from_numpy(left[each]), turn)
+
+
+def _sizes(m: int) -> tuple[np.ndarray, np.ndarray]:
+    """How many pairs there are of each size, and how much each is wanted, (H,) both."""
+    h = np.arange(1, m // 2 + 1)
+    half = np.where(2 * h == m, 0.5, 1.0)
+    most = [min(math.comb(m, n), 1 << 62) for n in h.tolist()] if m <= MOST_FEATURES else [1 << 62] * len(h)
+    return np.array(most, dtype=float) * half, half / np.sqrt(h * (m - h))
+
+
+def _shares(count: int, there: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """How many pairs of each size, not rounded, (H,)."""
-    h = np.arange(1, len(there) + 1)
-    wanted = np.where(2 * h == m, 0.5, 1.0) / np.sqrt(h * (m - h))
     share, free = np.zeros(len(there)), np.ones(len(there), dtype=bool)
     while free.any():
         offer = (count - share[~free].sum()) * wanted / wanted[free].sum()
@@ -209,22 +241,28 @@ def solve(pairs: Pairs, odd: Tensor, change: Tensor) -> Estimate:
     Every pair is judged by the process through all others, so that the estimate is unbiased and its standard error
     takes in how badly the process predicts.
     """
+    values, errors = [], []
+    for phi, y in judged(pairs, odd, change):
+        values.append(phi)
+        errors.append(pairs.variance(y).sqrt())
+    return Estimate(torch.stack(values, 1), torch.stack(errors, 1), pairs.freedom)
+
+
+def judged(pairs: Pairs, odd: Tensor, change: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """For each example the values (M,) of `solve`, and what every pair has added to them by sampling (n, M)."""
     contributions = pairs.contributions()
     weights = (contributions**2).sum(1)
     additive = _regression(pairs, odd, change) if len(pairs) >= pairs.rows.shape[1] + POOLED else None
-    values, errors = [], []
     for b, (u, d) in enumerate(zip(odd.T, change, strict=True)):
-        phi, rest = _process(pairs, u, d, contributions)
+        phi, rest, missed = _process(pairs, u, d, contributions)
         if additive is not None and weights @ additive[1][:, b] ** 2 <= weights @ rest**2:
             # Nothing but the additive part is to be seen: the regression is then exact, or as good as it gets.
             phi, rest = additive[0][:, b], additive[1][:, b]
             y = additive[2] * rest[:, None]
         else:
-            y = contributions * rest[:, None]
-            phi = phi + y.sum(0)
-        values.append(phi + (d - phi.sum()) / len(phi))
-        errors.append(pairs.variance(y).sqrt())
-    return Estimate(torch.stack(values, 1), torch.stack(errors, 1), pairs.freedom)
+            y = contributions * missed[:, None]
+            phi = phi + rest @ contributions
+        yield phi + (d - phi.sum()) / len(phi), y
 
 
 def _regression(pairs: Pairs, odd: Tensor, change: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -241,10 +279,11 @@ def _regression(pairs: Pairs, odd: Tensor, change: Tensor) -> tuple[Tensor, Tens
     return values, rest, pull
 
 
-def _process(pairs: Pairs, u: Tensor, change: Tensor, contributions: Tensor) -> tuple[Tensor, Tensor]:
+def _process(pairs: Pairs, u: Tensor, change: Tensor, contributions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Shapley values (M,) of a process through u, and what is left over at each pair (n,).
 
-    The process is additive plus an odd product kernel, in which features that matter more are further apart.
+    The process is additive plus an odd product kernel, in which features that matter more are further apart. Last, by
+    how much the process through all others misses each pair (n,): of what is left over this is the random part.
     """
     n, m = pairs.rows.shape
     order = torch.randperm(n, generator=draws(0, STREAM + 1))
@@ -255,7 +294,7 @@ def _process(pairs: Pairs, u: Tensor, change: Tensor, contributions: Tensor) -> 
     importance = torch.linalg.lstsq(every, u[:, None], driver="gelsd").solution[:, 0].abs()
     scale = importance.mean()
     if scale == 0:
-        return torch.zeros_like(importance), u
+        return torch.zeros_like(importance), u, u
     # In coarse steps, so that roundings of the score do not change the process.
     importance = 2 ** ((4 * (importance / scale + 0.05).log2()).round() / 4)
 
@@ -277,19 +316,17 @@ def _process(pairs: Pairs, u: Tensor, change: Tensor, contributions: Tensor) -> 
             best = min(best, (score, best[1], amplitude), key=lambda b: b[0])
     _, rates, amplitude = best
     x, y = with_whole(center)
-    inverse = _inverse(_kernel(x, x, rates, amplitude))
-    alpha = inverse @ y
-    rest = u.clone()
-    rest[center] = (alpha / inverse.diagonal())[:-1]
-    rest[~center] -= _kernel(every[~center], x, rates, amplitude) @ alpha
+    root = _root(_kernel(x, x, rates, amplitude))
+    alpha, out = _missed(root, y)
+    missed = u.clone()
+    missed[center] = out[:-1]
+    missed[~center] -= _kernel(every[~center], x, rates, amplitude) @ alpha
     # The mean over the pairs of the processes that judge them is the process through these values.
-    y = torch.cat([y[:-1] - rest[center] / n, y[-1:]])
-    exact = pairs.left == 0
-    if exact.any():
-        # Nothing is left to chance where all pairs of a size are there.
-        rest[exact] = u[exact] - _kernel(every[exact], x, rates, amplitude) @ (inverse @ y)
-    # In this order, since the inverse alone has large numbers.
-    return (inverse @ _solved(x, rates, amplitude)).T @ y, rest
+    y = torch.cat([y[:-1] - missed[center] / n, y[-1:]])
+    settled = u - _kernel(every, x, rates, amplitude) @ (root.T @ (root @ y))
+    # A pair stands for itself, which is known, and for those of its size that were not drawn.
+    rest = pairs.left * missed + (1 - pairs.left) * settled
+    return (root @ _solved(x, rates, amplitude)).T @ (root @ y), rest, missed
 
 
 def _kernel(a: Tensor, b: Tensor, rates: Tensor, amplitude: float) -> Tensor:
@@ -298,23 +335,32 @@ def _kernel(a: Tensor, b: Tensor, rates: Tensor, amplitude: float) -> Tensor:
     if amplitude == 0:
         return additive
     total = rates.sum()
-    return additive + amplitude / (1 - torch.exp(-total)) * _odd((a * rates) @ b.T, total)
+    # The odd part of a product kernel, in which signs that differ cost their rate; in place, since it is large.
+    half = ((a * (rates / 2)) @ b.T).exp_()
+    scale = amplitude * torch.exp(-total / 2) / (1 - torch.exp(-total))
+    return additive.add_(half.sub_(half.reciprocal()).mul_(scale))
 
 
-def _odd(dot: Tensor, total: Tensor) -> Tensor:
-    """The odd part of a product kernel: signs that differ cost their rate."""
-    return torch.exp((dot - total) / 2) - torch.exp((-dot - total) / 2)
+def _root(kernel: Tensor) -> Tensor:
+    """R, lower triangular, with R' R the inverse of the kernel."""
+    from scipy.linalg import lapack  # three times as fast as torch on one core
 
-
-def _inverse(kernel: Tensor) -> Tensor:
     kernel.diagonal().add_(JITTER)
-    return torch.cholesky_inverse(torch.linalg.cholesky(kernel))
+    factor, failed = lapack.dpotrf(kernel.numpy().T, lower=0, clean=1, overwrite_a=1)
+    assert not failed, "the kernel has no negative eigenvalue"
+    return torch.from_numpy(lapack.dtrtri(factor, lower=0, overwrite_c=1)[0]).T
+
+
+def _missed(root: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The weights of the centers, and by how much a process through all others misses each."""
+    alpha = root.T @ (root @ y)
+    return alpha, alpha / torch.linalg.vector_norm(root, dim=0) ** 2
 
 
 def _left_out(x: Tensor, y: Tensor, rates: Tensor, amplitude: float, weights: Tensor) -> float:
     """The weighted squared error at each pair of a process through the others."""
-    inverse = _inverse(_kernel(x, x, rates, amplitude))
-    return float((weights * ((inverse @ y) / inverse.diagonal())[:-1] ** 2).sum())
+    _, missed = _missed(_root(_kernel(x, x, rates, amplitude)), y)
+    return float((weights * missed[:-1] ** 2).sum())
 
 
 def _solved(x: Tensor, rates: Tensor, amplitude: float) -> Tensor:
@@ -381,21 +427,18 @@ def _from_all(scores: Tensor, weights: Tensor) -> Tensor:
     return torch.stack(out)
 
 
-def all_rows(m: int) -> Tensor:
-    """All rows (2**M, M), row ``n`` with feature i where bit i of n is set."""
-    return (torch.arange(2**m)[:, None] >> torch.arange(m)) & 1 == 1
+def all_rows(m: int, part: slice | None = None) -> Tensor:
+    """All rows (2**M, M), or some of them, row ``n`` with feature i where bit i of n is set."""
+    numbers = torch.arange(2**m) if part is None else torch.arange(part.start, part.stop)
+    return (numbers[:, None] >> torch.arange(m)) & 1 == 1
 
 
-def student(freedom: int) -> float:
-    """Half the width of a 95 % interval in standard errors (Cornish and Fisher's expansion).
+def student(freedom: int, outside: float = 0.05) -> float:
+    """Half the width of a 95 % interval, or of one that misses with chance ``outside``, in standard errors.
 
     >>> round(student(10), 2), round(student(1000), 2)
     (2.23, 1.96)
     """
-    z = 1.959963984540054
-    return float(
-        z
-        + (z**3 + z) / (4 * freedom)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
-    )
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 1 - outside / 2))

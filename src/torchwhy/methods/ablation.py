@@ -10,8 +10,11 @@ from torch import Tensor
 from torchwhy.core.errors import TorchwhyError
 from torchwhy.core.problem import Problem
 from torchwhy.core.tensors import Tensors
-from torchwhy.engines.game import Game, Groups, Windows
+from torchwhy.engines.fills import Fill, as_fill
+from torchwhy.engines.game import Game, Windows
+from torchwhy.engines.patches.covering import covered
 from torchwhy.methods.base import Attribution, Method
+from torchwhy.methods.coalitions import GameMethod
 from torchwhy.registry import Info, register
 
 Sizes: TypeAlias = int | tuple[int, ...] | tuple[int | tuple[int, ...], ...]
@@ -31,14 +34,15 @@ Sizes: TypeAlias = int | tuple[int, ...] | tuple[int | tuple[int, ...], ...]
     )
 )
 @dataclass(kw_only=True, eq=False)
-class FeatureAblation(Method):
-    r"""The fall of the score when one feature is replaced by its baseline.
+class FeatureAblation(GameMethod):
+    r"""The fall of the score when one feature is replaced by its baseline, or what else it is filled with.
 
     .. math:: \phi_i = f(x) - f(x_{\setminus i})
 
     Args:
         feature_mask: integers that broadcast to the inputs; elements with the same number, in whichever input of a
             tuple, are one feature and get one value. None makes every element a feature.
+        fill: as for `torchwhy.ShapleyValues`.
 
     Shapes: inputs (B, ...), values (B, ...). Units: score.
 
@@ -52,15 +56,9 @@ class FeatureAblation(Method):
     tensor([[6., 6., 4.]])
     """
 
-    feature_mask: Tensor | tuple[Tensor, ...] | None = None
-
     def compute(self, p: Problem) -> Attribution:
-        groups = Groups(p.point, self.feature_mask)
-        falls = Game(p, groups).one_absent()
-        return Attribution(groups.spread(falls), details={"features": groups.count})
-
-    def options(self) -> dict[str, Any]:
-        return {"feature_mask": "each element" if self.feature_mask is None else "given"}
+        groups, game = self.game(p)
+        return Attribution(groups.spread(game.one_absent()), details={"features": groups.count})
 
 
 @register(
@@ -88,6 +86,11 @@ class Occlusion(Method):
             length.
         strides: the steps of the window, a number for all dimensions, one per dimension, or for a tuple of inputs a
             tuple of such. None is 1 where the window was given, and else half the window.
+        fill: as for `torchwhy.ShapleyValues`.
+
+    On a CPU, for images, what a window cannot reach in the maps of a convolutional network is computed once;
+    ``recomputed`` in the record is the share of the work that was left. The values are those of whole passes, up to
+    rounding.
 
     Shapes: inputs (B, ...), values (B, ...). Units: score.
 
@@ -100,13 +103,25 @@ class Occlusion(Method):
 
     sliding_window_shapes: Sizes | None = None
     strides: Sizes | None = None
+    fill: str | Fill = "baseline"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        as_fill(self.fill)
 
     def compute(self, p: Problem) -> Attribution:
         shapes, strides = self._windows(p.point)
         windows = Windows(p.point, shapes, strides)
-        falls = Game(p, windows).one_absent()
+        game = Game(p, windows, as_fill(self.fill))
+        falls = game.one_absent(covered)
         return Attribution(
-            windows.spread(falls), details={"windows": windows.count, "window": shapes, "stride": strides}
+            windows.spread(falls),
+            details={
+                "windows": windows.count,
+                "window": shapes,
+                "stride": strides,
+                "recomputed": round(game.recomputed, 3),
+            },
         )
 
     def _windows(self, point: Tensors) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:

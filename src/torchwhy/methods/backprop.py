@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from torchwhy.core.errors import TorchwhyError
@@ -21,18 +23,25 @@ ACTIVATIONS = names(
     sigmoid tanh softsign logsigmoid clamp clamp_min
     """
 )
+RECTIFIERS = names("relu relu6 leaky_relu prelu rrelu clamp clamp_min")
 
 
-def _composite(name: str, rule: Rule) -> Composite:
-    return Composite(name, ((on(*ACTIVATIONS), rule),))
+def _composite(name: str, rule: Rule, operations: tuple[str, ...] = ACTIVATIONS) -> Composite:
+    return Composite(name, ((on(*operations), rule),))
 
 
 def _activates(local: Local) -> bool:
     """Whether ``clamp`` stands for a rectifier; other bounds keep numbers in range."""
     if not local.operation.startswith("clamp"):
         return True
-    floor = local.call.kwargs.get("min", local.call.args[1] if len(local.call.args) > 1 else None)
+    floor = _bound(local, "min", 1)
     return not isinstance(floor, Tensor) and floor == 0
+
+
+def _bound(local: Local, name: str, position: int) -> Any:
+    """An argument of ``clamp``."""
+    args = local.call.args
+    return local.call.kwargs.get(name, args[position] if len(args) > position else None)
 
 
 def guided(local: Local, g: Tensor) -> Tensor:
@@ -59,6 +68,30 @@ class Rectified:
         place = int(self.q / 100 * (rows.shape[1] - 1)) + 1
         limit = rows.to(accumulator(rows.dtype)).kthvalue(place, 1).values.to(rows.dtype)
         return g * (relevance > limit.view(-1, *[1] * (g.ndim - 1)))
+
+
+@dataclass(frozen=True)
+class Smoothed:
+    """The derivative of a rectifier with rounded corners: where it jumps, it rises along a logistic curve."""
+
+    beta: float
+
+    def __call__(self, local: Local, g: Tensor) -> Tensor:
+        if not _activates(local) or isinstance(top := _top(local), Tensor):
+            return local.vjp(g)[0]
+        x = local.inputs[0]
+        follows = torch.sigmoid(self.beta * x)
+        if top is not None:
+            follows = follows - torch.sigmoid(self.beta * (x - top))
+        below = -local.with_([-torch.ones_like(x)]).output  # the slope there
+        return g * (follows + below * (1 - follows))
+
+
+def _top(local: Local) -> Any:
+    """From where on a rectifier is flat again; None if nowhere."""
+    if local.operation == "relu6":
+        return 6
+    return _bound(local, "max", 2) if local.operation == "clamp" else None
 
 
 @dataclass(kw_only=True, eq=False)
@@ -176,3 +209,47 @@ class RectGrad(_Backprop):
 
     def _composite(self) -> Composite:
         return _composite("RectGrad", Rectified(self.q))
+
+
+@register(
+    Info(
+        family="gradient",
+        summary="the gradient of the same network with soft corners in its rectifiers",
+        paper="Dombrowski, Alber, Anders, Ackermann, Müller, Kessel: Explanations Can Be Manipulated and Geometry Is "
+        "to Blame",
+        year=2019,
+        needs="gradients",
+        cost="1 gradient",
+    )
+)
+@dataclass(kw_only=True, eq=False)
+class BetaSmooth(_Backprop):
+    r"""The gradient, where a rectifier's derivative is that of softplus: :math:`g \mapsto \sigma(\beta x)\, g`.
+
+    Softplus, :math:`\log(1 + e^{\beta x}) / \beta`, is relu with a soft corner, sharper the larger :math:`\beta`.
+    The forward pass stays as it is. ReLU6 has two such corners, and leaky rectifiers keep their slope below zero. Other
+    activations pass back their gradient.
+
+    Args:
+        beta: how sharp the corners are; the larger, the closer to the gradient.
+
+    Shapes: inputs (B, ...), values (B, ...). Units: score per unit of the input.
+
+    Paper: A.-K. Dombrowski et al., "Explanations can be manipulated and geometry is to blame", NeurIPS 2019,
+        arXiv:1906.07983.
+
+    >>> import torch
+    >>> model = lambda x: torch.relu(x).sum(1)
+    >>> BetaSmooth(model, beta=1.0).attribute(torch.tensor([[0.0, 1.0, -1.0]]))
+    tensor([[0.5000, 0.7311, 0.2689]])
+    """
+
+    beta: float = 10.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.beta, bool) or not isinstance(self.beta, int | float) or not 0 < self.beta < math.inf:
+            raise TorchwhyError(f"beta is a number above 0, not {self.beta!r}")
+
+    def _composite(self) -> Composite:
+        return _composite("BetaSmooth", Smoothed(self.beta), RECTIFIERS)

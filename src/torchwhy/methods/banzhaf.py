@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from torchwhy.core.problem import Problem
 from torchwhy.engines.noise import draws
-from torchwhy.engines.surrogate import POOLED, banzhaf_from_all, solve_banzhaf
-from torchwhy.methods.base import Attribution, at_least
-from torchwhy.methods.coalitions import CoalitionMethod, all_scores, attribution, odd_scores, rows_of
+from torchwhy.engines.surrogate import POOLED, Estimate, banzhaf_from_all, solve_banzhaf
+from torchwhy.methods.base import Attribution
+from torchwhy.methods.coalitions import all_scores, attribution
+from torchwhy.methods.sampling import SampledMethod, Units
 from torchwhy.registry import Info, register
 
 
@@ -29,7 +31,7 @@ from torchwhy.registry import Info, register
     )
 )
 @dataclass(kw_only=True, eq=False)
-class Banzhaf(CoalitionMethod):
+class Banzhaf(SampledMethod):
     r"""Banzhaf values, in which every coalition of the other features counts alike.
 
     .. math:: \beta_i = \frac{1}{2^{M-1}} \sum_{S \not\ni i} \left(v(S \cup i) - v(S)\right)
@@ -41,6 +43,8 @@ class Banzhaf(CoalitionMethod):
         fill: as for `torchwhy.ShapleyValues`.
         budget: as for `torchwhy.ShapleyValues`; where it does not pay all coalitions, an additive game is fitted to
             random ones and their complements.
+        stop_at: as for `torchwhy.ShapleyValues`.
+        top_k: as for `torchwhy.ShapleyValues`.
         seed: of the sample, which all examples share.
 
     Shapes: inputs (B, ...), values (B, ...) with a standard error each, 0 where exact. Units: score.
@@ -51,20 +55,20 @@ class Banzhaf(CoalitionMethod):
     tensor([[1., 1., 1.]])
     """
 
-    budget: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.budget is not None:
-            at_least("budget", self.budget, 1)
-
     def compute(self, p: Problem) -> Attribution:
         groups, game = self.game(p)
-        m = groups.count
-        rows = rows_of(game, self.budget, "budget", least=2 * (m + POOLED) + 2)
-        if m < 62 and rows == 2**m:
+        least = groups.count + POOLED
+        rows = self.rows(game, 2 * least + 2)
+        if self.every(game, rows):
             return attribution(groups, game, banzhaf_from_all(all_scores(game)))
-        count = max(rows // 2 - 1, m + POOLED)
-        smaller = torch.rand(count, m, generator=draws(self.seed, 32)) < 0.5
-        odd, _ = odd_scores(game, smaller)
-        return attribution(groups, game, solve_banzhaf(smaller, odd))
+        count = max(rows // 2 - 1, least)
+        drawn = torch.rand(count, groups.count, generator=draws(self.seed, 32)) < 0.5
+
+        def pairs(ks: slice) -> Tensor:
+            k = torch.arange(ks.start, ks.stop)
+            return drawn[k // 2] ^ (k % 2 == 1)[:, None]
+
+        def solve(scores: Tensor) -> Estimate:
+            return solve_banzhaf(drawn[: len(scores)], (scores[:, 0] - scores[:, 1]) / 2)
+
+        return self.sampled(groups, game, Units(pairs, 2, count, least, solve))

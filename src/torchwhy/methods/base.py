@@ -5,22 +5,27 @@ from __future__ import annotations
 import dataclasses
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Self, TypeAlias
+from functools import reduce
+from hashlib import blake2b
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
 
 from torchwhy.core import evidence
-from torchwhy.core.errors import TorchwhyError, closest
+from torchwhy.core.errors import TorchwhyError
 from torchwhy.core.evidence import Check
 from torchwhy.core.explanation import Explanation, fingerprint
-from torchwhy.core.guard import module_of, untouched
-from torchwhy.core.problem import Precision, Problem
+from torchwhy.core.guard import Arguments, as_arguments, module_of, untouched
+from torchwhy.core.options import Options
+from torchwhy.core.options import at_least as at_least  # noqa: PLC0414  the methods have it from here
+from torchwhy.core.problem import Cost, Precision, Problem
 from torchwhy.core.progress import Progress
-from torchwhy.core.site import Site
+from torchwhy.core.site import At
 from torchwhy.core.target import TargetLike
 from torchwhy.core.tensors import TensorOrTensors, Tensors, as_tensors
 from torchwhy.core.versions import versions
@@ -40,6 +45,8 @@ class Attribution:
         change: how much the last refinement changed the values, relative, (B,), for path methods.
         reached: (B,) the asked tolerance was reached.
         details: more for the record, in plain numbers.
+        checks: evidence of the method's own.
+        stopped: the user has interrupted it, and the values come from what there was.
     """
 
     values: Tensors
@@ -48,15 +55,18 @@ class Attribution:
     change: Tensor | None = None
     reached: Tensor | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    checks: tuple[Check, ...] = ()
+    stopped: bool = False
 
 
 @dataclass(kw_only=True, eq=False)
-class Method(ABC):
+class Method(Options, ABC):
     """An explanation method with its options.
 
     Args:
         model: a module or function; its first arguments are the inputs.
-        at: the place to explain: a layer, its name, or a `Site`; None is the input.
+        at: the place to explain: a layer, its name, a `Site`, or a list of these, see `torchwhy.core.site.Sites`; None
+            is the input.
         batch_size: rows per pass; None measures what fits.
         progress: show a progress bar; None does on a terminal.
     """
@@ -64,7 +74,7 @@ class Method(ABC):
     info: ClassVar[Info]
 
     model: Any = field(kw_only=False, repr=False)
-    at: str | nn.Module | Site | None = None
+    at: At = None
     batch_size: int | None = None
     progress: bool | None = None
 
@@ -83,6 +93,10 @@ class Method(ABC):
     def total(self, p: Problem) -> Tensor | None:
         """What the values promise to add up to, (B,); None where the method promises nothing of the kind."""
         return None
+
+    def account(self, p: Problem) -> dict[str, Any]:
+        """More for the record that takes a pass of its own, made with ``check="basic"``."""
+        return {}
 
     @property
     def facts(self) -> Info:
@@ -107,12 +121,14 @@ class Method(ABC):
             inputs: (B, ...) or a tuple of such.
             baselines: to compare with; numbers, or tensors that broadcast to the inputs, or one of these per input.
             target: what is explained, see `torchwhy.core.target`; None is the model's own prediction.
-            additional_forward_args: further arguments of the model; tensors with B rows belong to the examples.
-            layer_baselines: to compare with at a layer, in its own shape.
+            additional_forward_args: further arguments of the model, a tuple, or a dict of those that go by name;
+                tensors with B rows belong to the examples.
+            layer_baselines: to compare with at a layer, in its own shape; a list with one for each of several layers.
             options: replace this method's options for this call.
 
         Returns:
-            Values in the shape of the inputs, or of what the layer holds; a tuple where those are.
+            Values in the shape of the inputs, or of what the layer holds; a tuple where those are, and a list with an
+            entry for each layer where ``at`` is a list.
 
         Raises:
             TorchwhyError: what was given does not fit, or the promise of the method cannot be kept.
@@ -122,8 +138,7 @@ class Method(ABC):
             p,
             was_tuple,
         ):
-            found = method._compute(p)
-            return found.values.unwrap(was_tuple if p.site is None else p.was_tuple)
+            return method._values(p, method._compute(p), was_tuple)
 
     def explain(
         self,
@@ -135,9 +150,14 @@ class Method(ABC):
         layer_baselines: Any = None,
         check: Level = "free",
         classes: tuple[str, ...] | None = None,
+        resume: Explanation | None = None,
         **options: Any,
     ) -> Explanation:
         """The attributions with their evidence.
+
+        Where the user interrupts (Ctrl-C) a method that samples, and enough is there for a standard error, the
+        explanation is made of what there is and says so. Anything else, a second Ctrl-C, and `attribute`, which could
+        not say so, end with the interrupt.
 
         Takes what `attribute` takes, and
 
@@ -145,45 +165,72 @@ class Method(ABC):
             check: "free" uses what the method has computed anyway; "basic" also removes what the explanation marks and
                 compares with removing as much elsewhere.
             classes: names of the model's outputs, for people.
+            resume: an explanation that was interrupted in this session, to go on with: the same question, whose
+                evaluated rows are not evaluated again. Only the size of the sample may be another.
         """
         method = self.with_options(**options)
-        if check not in ("free", "basic"):
-            raise TorchwhyError(f"check is 'free' or 'basic', not {check!r}")
+        _check_level(check)
         names = _names(classes)
-        module = module_of(self.model)
-        was_training = module is not None and module.training
-        began = time.perf_counter()
+        asked = {
+            "model": fingerprint(self.model),
+            "inputs, baselines or arguments": _digest((inputs, baselines, additional_forward_args, layer_baselines)),
+        }
         with method._open(inputs, baselines, target, additional_forward_args, layer_baselines) as (
             p,
             was_tuple,
         ):
-            found = method._compute(p)
-            checks = method._free_checks(p, found)
-            explained = dataclasses.replace(p.cost)
-            checks += _independence(p)
-            if check == "basic":
-                from torchwhy import trust  # trust stands above the methods it judges
-
-                checks += trust.basic_checks(p, found.values, signed=method.facts.signed)
-            seconds = time.perf_counter() - began
-            made = method._record(p, found, checks, explained, was_tuple, names, seconds)
-        made.provenance["was_in_training_mode"] = was_training
+            p.partial, p.memories = True, {} if resume is None else method._memories(p, asked, resume)
+            made = method._explained(p, was_tuple, check, names)
+            if made.memories is not None:
+                made.memories["asked"] = asked
+        made.provenance["was_in_training_mode"] = self._in_training_mode()
         return made
 
-    def with_options(self, **options: Any) -> Self:
-        """This method with some options replaced."""
-        if not options:
-            return self
-        known = [f.name for f in dataclasses.fields(self) if f.init]
-        for name in options:
-            if name not in known:
-                raise TorchwhyError(f"{type(self).__name__} has no option {name!r}{closest(name, known)}")
-        return dataclasses.replace(self, **options)
+    def attribute_each(
+        self,
+        inputs: TensorOrTensors,
+        targets: Sequence[Any] | None = None,
+        baselines: Any = None,
+        additional_forward_args: Any = None,
+        *,
+        layer_baselines: Any = None,
+        **options: Any,
+    ) -> list[TensorOrTensors]:
+        """What `attribute` gives for each of several targets, as `explain_each` does."""
+        method = self.with_options(**options)
+        with method._open(inputs, baselines, None, additional_forward_args, layer_baselines) as (p, was_tuple):
+            return [method._values(part, method._compute(part), was_tuple) for part in p.aimed(targets)]
 
-    def options(self) -> dict[str, Any]:
-        """The options that decide the numbers."""
-        hidden = {"model", "at", "batch_size", "progress"}
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in hidden}
+    def explain_each(
+        self,
+        inputs: TensorOrTensors,
+        targets: Sequence[Any] | None = None,
+        baselines: Any = None,
+        additional_forward_args: Any = None,
+        *,
+        layer_baselines: Any = None,
+        check: Level = "free",
+        classes: tuple[str, ...] | None = None,
+        **options: Any,
+    ) -> list[Explanation]:
+        """An explanation for each of several targets.
+
+        A method on features that come and go evaluates each of its rows once for all targets together, so that they
+        cost no more evaluations than one. Any other method runs once for each.
+
+        Args:
+            targets: as for `attribute`, one after the other; None is every output of a model (B, classes).
+
+        All else is as for `explain`. An interrupt ends it.
+        """
+        method = self.with_options(**options)
+        _check_level(check)
+        names = _names(classes)
+        with method._open(inputs, baselines, None, additional_forward_args, layer_baselines) as (p, was_tuple):
+            made = [method._explained(part, was_tuple, check, names) for part in p.aimed(targets)]
+        for each in made:
+            each.provenance["was_in_training_mode"] = self._in_training_mode()
+        return made
 
     # -- within ---------------------------------------------------------------------------------------------------
 
@@ -202,7 +249,7 @@ class Method(ABC):
                 f"{type(self).__name__} compares with a set of inputs, which the model carries to the layer: "
                 f"give baselines instead of layer_baselines"
             )
-        arguments = () if extra is None else extra if isinstance(extra, tuple) else (extra,)
+        arguments = as_arguments(extra)
         with untouched(self.model, tensors.device):
             yield (
                 Problem(
@@ -222,17 +269,72 @@ class Method(ABC):
                 was_tuple,
             )
 
-    def _site(self, inputs: Tensors, extra: tuple[Any, ...]) -> str | nn.Module | Site | None:
+    def _values(self, p: Problem, found: Attribution, was_tuple: bool) -> TensorOrTensors:
+        """In the form of what is explained."""
+        if p.site is not None and self.facts.form != "pairs":
+            return p.in_form(found.values)
+        return found.values.unwrap(self._as_tuple(p, was_tuple))
+
+    def _explained(self, p: Problem, was_tuple: bool, check: Level, names: tuple[str, ...] | None) -> Explanation:
+        """The attributions of one problem with their evidence."""
+        began, before = time.perf_counter(), dataclasses.replace(p.cost)
+        found = self._compute(p)
+        checks = self._free_checks(p, found)
+        explained = p.cost.since(before)
+        checks += _independence(p)
+        if check == "basic":
+            from torchwhy import trust  # trust stands above the methods it judges
+
+            checks += trust.basic_checks(
+                p, self._as_held(p, found.values), signed=self.facts.signed, form=self.facts.form
+            )
+            found.details |= self.account(p)
+        checked = p.cost.since(before).forward - explained.forward
+        seconds = time.perf_counter() - began
+        made = self._record(p, found, checks, explained, checked, was_tuple, names, seconds)
+        return dataclasses.replace(made, memories=p.memories) if found.stopped else made
+
+    def _memories(self, p: Problem, asked: dict[str, Any], resume: Explanation) -> dict[Any, Any]:
+        """What an interrupted explanation has left, if it was of the same question."""
+        if resume.memories is None:
+            raise TorchwhyError("resume= goes on with an explanation that was interrupted in this session")
+        at = None if p.site is None else str(p.site)
+        same = {what: resume.memories["asked"][what] == now for what, now in asked.items()} | {
+            "method": resume.method == type(self).__name__,
+            "layer": resume.at == at,
+            "target": resume.target == tuple(p.target.names(p.size)),
+        }
+        for what, is_same in same.items():
+            if not is_same:
+                raise TorchwhyError(f"resume= goes on with the same question, but the {what} changed")
+        return dict(resume.memories)
+
+    def _in_training_mode(self) -> bool:
+        module = module_of(self.model)
+        return module is not None and module.training
+
+    def _site(self, inputs: Tensors, extra: Arguments) -> At:
         return self.at
+
+    def _as_held(self, p: Problem, values: Tensors) -> Tensors:
+        """The values in a form that broadcasts to what is explained, so that parts of it can be taken away."""
+        return values
 
     def _precision(self) -> Precision:
         return getattr(self, "precision", "full")
 
+    def _as_tuple(self, p: Problem, was_tuple: bool) -> bool:
+        """Whether values are a tuple: like what is explained, but for pairs, which are one matrix."""
+        return self.facts.form != "pairs" and (was_tuple if p.site is None else p.was_tuple)
+
     def _compute(self, p: Problem) -> Attribution:
         found = self.compute(p)
         values = found.values
+        dtypes = [t.dtype for t in p.point]
+        if self.facts.form == "pairs":
+            dtypes = [reduce(torch.promote_types, dtypes)]
         # Attributions of integers, such as pixel values or token ids, are not integers.
-        found.values = values.map(lambda v, t: v.to(t.dtype) if t.is_floating_point() else v, p.point)
+        found.values = Tensors(v.to(d) if d.is_floating_point else v for v, d in zip(values, dtypes, strict=True))
         finite = torch.stack(
             [v.flatten(1).isfinite().all(1) if v.ndim > 1 else v.isfinite() for v in found.values]
         ).all(0)
@@ -247,10 +349,11 @@ class Method(ABC):
         return found
 
     def _free_checks(self, p: Problem, found: Attribution) -> tuple[Check, ...]:
-        checks: list[Check | None] = []
+        checks: list[Check | None] = list(found.checks)
         promised = self.total(p)
         if promised is not None:
-            checks.append(evidence.completeness(found.values, promised, found.total_error, p.scores))
+            once = found.values.map(torch.triu) if self.facts.form == "pairs" else found.values
+            checks.append(evidence.completeness(once, promised, found.total_error, p.scores))
         if found.change is not None:
             checks.append(evidence.convergence(found.change, getattr(self, "tol", None), found.reached))
         if found.standard_error is not None:
@@ -269,12 +372,13 @@ class Method(ABC):
         p: Problem,
         found: Attribution,
         checks: tuple[Check, ...],
-        explained: Any,
+        explained: Cost,
+        checked: int,
         was_tuple: bool,
         classes: tuple[str, ...] | None,
         seconds: float,
     ) -> Explanation:
-        as_tuple = was_tuple if p.site is None else p.was_tuple
+        as_tuple = self._as_tuple(p, was_tuple)
         if classes is not None and p.output is not None and len(classes) != p.output.shape[1]:
             raise TorchwhyError(f"{len(classes)} classes were named, but the model gives {p.output.shape[1]} outputs")
         module = module_of(self.model)
@@ -282,7 +386,7 @@ class Method(ABC):
             values=found.values.unwrap(as_tuple),
             inputs=p.inputs.map(torch.clone).unwrap(was_tuple),  # what happens to the user's tensors later is not shown
             scores=p.scores,
-            target=tuple(p.target.names(p.size)),
+            target=tuple(p.target.names(p.size, classes)),
             method=type(self).__name__,
             at=None if p.site is None else str(p.site),
             predicted=p.target.predicted,
@@ -295,7 +399,7 @@ class Method(ABC):
                 "device": str(p.point.device),
                 "forward_rows": explained.forward,
                 "backward_rows": explained.backward,
-                "check_rows": p.cost.forward - explained.forward,
+                "check_rows": checked,
                 "seconds": round(seconds, 4),
                 **versions(),
                 **found.details,
@@ -304,6 +408,7 @@ class Method(ABC):
             standard_error=None if found.standard_error is None else found.standard_error.unwrap(as_tuple),
             signed=self.facts.signed,
             classes=classes,
+            form=self.facts.form,
         )
 
 
@@ -312,9 +417,29 @@ def _independence(p: Problem) -> tuple[Check, ...]:
     if p.batch_size == 1:  # no row ever has others
         return ()
     pair = Tensors.cat([p.point[:1], p.base[:1]])
-    beside = p.rows_scores(pair, torch.zeros(2, dtype=torch.long, device=p.inputs.device))[0]
+    first = torch.zeros(2, dtype=torch.long, device=p.inputs.device)
+    beside = p.recall("beside", lambda: p.every_row_score(pair, first))[0]
     found = evidence.independence(p.scores, beside)
     return () if found is None else (found,)
+
+
+def _check_level(check: object) -> None:
+    if check not in ("free", "basic"):
+        raise TorchwhyError(f"check is 'free' or 'basic', not {check!r}")
+
+
+def _digest(value: Any) -> bytes:
+    """Equal for equal numbers, tensors, and tuples and dicts of them."""
+    told = blake2b()
+    leaves, form = tree_flatten(value)
+    told.update(str(form).encode())
+    for one in leaves:
+        if isinstance(one, Tensor):
+            told.update(f"{one.dtype} {tuple(one.shape)}".encode())
+            told.update(one.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        else:
+            told.update(repr(one).encode())
+    return told.digest()
 
 
 def _names(classes: object) -> tuple[str, ...] | None:
@@ -323,9 +448,3 @@ def _names(classes: object) -> tuple[str, ...] | None:
     if not isinstance(classes, tuple | list) or not all(isinstance(name, str) for name in classes):
         raise TorchwhyError(f"classes are the names of the model's outputs, a tuple of str, not {classes!r}")
     return tuple(classes)
-
-
-def at_least(name: str, value: Any, least: int) -> None:
-    """An option that counts something."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise TorchwhyError(f"{name} is a whole number of at least {least}, not {value!r}")

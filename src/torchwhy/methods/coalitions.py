@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from torchwhy.core.errors import TorchwhyError
 from torchwhy.core.problem import Problem
+from torchwhy.core.tensors import Tensors
 from torchwhy.engines.fills import Fill, as_fill
 from torchwhy.engines.game import Game, Groups
 from torchwhy.engines.noise import check_seed
@@ -18,20 +20,19 @@ from torchwhy.methods.base import Attribution, Method, at_least
 
 MOST_EXACT = 65_536  # evaluations, without a budget
 DEFAULT_ROWS = 2048
+AT_ONCE = 4096  # rows that are made at a time
 
 
 @dataclass(kw_only=True, eq=False)
-class CoalitionMethod(Method):
-    """A method on features that come and go together."""
+class GameMethod(Method):
+    """A method on features that are present or absent."""
 
     feature_mask: Tensor | tuple[Tensor, ...] | None = None
     fill: str | Fill = "baseline"
-    seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         as_fill(self.fill)
-        check_seed(self.seed)
 
     def game(self, p: Problem) -> tuple[Groups, Game]:
         """The features, and the game they play."""
@@ -41,6 +42,17 @@ class CoalitionMethod(Method):
     def options(self) -> dict[str, Any]:
         mask = "each element" if self.feature_mask is None else "given"
         return super().options() | {"feature_mask": mask, "fill": str(self.fill)}
+
+
+@dataclass(kw_only=True, eq=False)
+class CoalitionMethod(GameMethod):
+    """The same, on coalitions drawn at random."""
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_seed(self.seed)
 
 
 def rows_of(game: Game, budget: int | None, name: str, least: int) -> int:
@@ -69,19 +81,29 @@ def rows_of(game: Game, budget: int | None, name: str, least: int) -> int:
 
 def all_scores(game: Game) -> Tensor:
     """Scores (2**M, B) of all rows."""
-    return game.evaluate(all_rows(game.features.count), "evaluating all coalitions")
+    m, what = game.features.count, "evaluating all coalitions"
+    with game.p.progress.task(what, 2**m) as advance:
+        parts = []
+        for start in range(0, 2**m, AT_ONCE):
+            parts.append(game.evaluate(all_rows(m, slice(start, min(2**m, start + AT_ONCE))), what))
+            advance(len(parts[-1]))
+    return torch.cat(parts)
 
 
-def odd_scores(game: Game, smaller: Tensor) -> tuple[Tensor, Tensor]:
-    """Half the difference between each coalition and its complement (n, B), and between all and none (B,)."""
-    ends = torch.stack([torch.ones_like(smaller[0]), torch.zeros_like(smaller[0])])
-    scores = game.evaluate(torch.cat([ends, smaller, ~smaller]), "evaluating coalitions").double().cpu()
-    here, there = scores[2:].chunk(2)
-    return (here - there) / 2, scores[0] - scores[1]
+def halves(game: Game, smaller: Tensor) -> tuple[Tensor, Tensor]:
+    """Half the difference and half the sum of each coalition and its complement (1 + n, B), all and none first."""
+    rows = torch.cat([torch.ones_like(smaller[:1]), smaller])
+    here, there = game.evaluate(torch.cat([rows, ~rows]), "evaluating coalitions").double().cpu().chunk(2)
+    return (here - there) / 2, (here + there) / 2
 
 
 def attribution(groups: Groups, game: Game, found: Tensor | Estimate) -> Attribution:
     """Values (M, B), or an estimate of them, at the elements."""
+    return placed(groups, game, found, groups.spread)
+
+
+def placed(groups: Groups, game: Game, found: Tensor | Estimate, place: Callable[[Tensor], Tensors]) -> Attribution:
+    """Values, or an estimate of them, wherever they belong."""
     details: dict[str, Any] = {"features": groups.count, "evaluations": game.evaluations}
     details["exact"] = isinstance(found, Tensor)
     if isinstance(found, Tensor):
@@ -91,4 +113,4 @@ def attribution(groups: Groups, game: Game, found: Tensor | Estimate) -> Attribu
         # Half the width of a 95 % interval, in standard errors.
         details["interval_95"] = student(found.freedom)
     device = groups.point.device
-    return Attribution(groups.spread(values.to(device)), groups.spread(error.to(device)), details=details)
+    return Attribution(place(values.to(device)), place(error.to(device)), details=details)

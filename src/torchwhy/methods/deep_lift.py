@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -11,7 +11,7 @@ from torchwhy.core.errors import TorchwhyError
 from torchwhy.core.problem import Problem
 from torchwhy.core.tensors import for_examples
 from torchwhy.engines.gradients import Moments, add, join
-from torchwhy.engines.rules import Compared
+from torchwhy.engines.rules import Compared, account
 from torchwhy.engines.rules.difference import RESCALE, REVEAL_CANCEL
 from torchwhy.methods.base import Attribution, Method
 from torchwhy.registry import Info, register
@@ -79,6 +79,10 @@ class DeepLift(_DeepLift):
 
     def total(self, p: Problem) -> Tensor | None:
         return p.scores - p.base_scores() if self.multiply_by_inputs else None
+
+    def account(self, p: Problem) -> dict[str, Any]:
+        """Where relevance leaks."""
+        return {"trace": account(p, _COMPOSITES[self.rule]).as_dict()}
 
 
 @register(

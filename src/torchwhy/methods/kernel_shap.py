@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from torchwhy.core.problem import Problem
 from torchwhy.engines.surrogate import POOLED, draw_pairs, shapley_from_all, solve_kernel
 from torchwhy.methods.base import Attribution, at_least
-from torchwhy.methods.coalitions import CoalitionMethod, all_scores, attribution, odd_scores, rows_of
+from torchwhy.methods.coalitions import DEFAULT_ROWS, MOST_EXACT, all_scores, attribution, rows_of
+from torchwhy.methods.sampling import SampledMethod, ends, pairs_of
 from torchwhy.registry import Info, register
 
 
@@ -25,7 +26,7 @@ from torchwhy.registry import Info, register
     )
 )
 @dataclass(kw_only=True, eq=False)
-class KernelShap(CoalitionMethod):
+class KernelShap(SampledMethod):
     r"""The additive game closest to the real one under the Shapley kernel.
 
     .. math:: \min_\phi \sum_S \frac{M - 1}{\binom{M}{|S|} |S| (M - |S|)}
@@ -38,7 +39,11 @@ class KernelShap(CoalitionMethod):
     Args:
         feature_mask: as for `torchwhy.ShapleyValues`.
         fill: as for `torchwhy.ShapleyValues`.
-        n_samples: evaluations of the model per example, those of all and no features included.
+        n_samples: evaluations of the model per example, those of all and no features included; None is 2,048, or 65,536
+            with ``stop_at`` or ``top_k``.
+        budget: the same under the name it has for the other methods; where both are given, the smaller counts.
+        stop_at: as for `torchwhy.ShapleyValues`.
+        top_k: as for `torchwhy.ShapleyValues`.
         seed: of the sample, which all examples share.
 
     Shapes: inputs (B, ...), values (B, ...) with a standard error each, 0 where exact. Units: score.
@@ -52,16 +57,22 @@ class KernelShap(CoalitionMethod):
     tensor([[3., 3., 1.]])
     """
 
-    n_samples: int = 2048
+    n_samples: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("n_samples", self.n_samples, 1)
+        if self.n_samples is not None:
+            at_least("n_samples", self.n_samples, 1)
 
     def compute(self, p: Problem) -> Attribution:
         groups, game = self.game(p)
-        rows = rows_of(game, self.n_samples, "n_samples", least=2 * (groups.count + POOLED) + 2)
-        if groups.count < 62 and rows == 2**groups.count:
+        least = groups.count + POOLED
+        given = {"budget": self.budget, "n_samples": self.n_samples}
+        named = {name: count for name, count in given.items() if count is not None}
+        name = min(named, key=named.__getitem__, default="n_samples")
+        rows = rows_of(game, named.get(name, MOST_EXACT if self.rule else DEFAULT_ROWS), name, 2 * least + 2)
+        if self.every(game, rows):
             return attribution(groups, game, shapley_from_all(all_scores(game)))
+        whole, nothing = ends(game)
         pairs = draw_pairs(groups.count, rows // 2 - 1, self.seed)
-        return attribution(groups, game, solve_kernel(pairs, *odd_scores(game, pairs.rows)))
+        return self.sampled(groups, game, pairs_of(pairs, whole - nothing, least, solve_kernel))

@@ -13,6 +13,7 @@ from torchwhy.core.problem import Problem
 from torchwhy.engines.noise import draws
 from torchwhy.methods.base import Attribution, at_least
 from torchwhy.methods.coalitions import CoalitionMethod
+from torchwhy.methods.sampling import broken_off, evaluated
 from torchwhy.registry import Info, register
 
 Distance: TypeAlias = Literal["cosine", "hamming"]
@@ -88,7 +89,10 @@ class Lime(CoalitionMethod):
         groups, game = self.game(p)
         rows = torch.rand(self.n_samples, groups.count, generator=draws(self.seed, 33)) < 0.5
         rows[0] = True
-        scores = game.evaluate(rows, "evaluating rows").double().cpu()
+        scores, complete = evaluated(game, lambda ks: rows[ks], len(rows), "evaluating rows")
+        if len(scores) < 2:
+            raise KeyboardInterrupt
+        scores, rows = scores.double().cpu(), rows[: len(scores)]
         weights = self._weights(rows).numpy()
         x, values, fits = rows.double().numpy(), [], []
         for y in scores.T.numpy():
@@ -98,7 +102,8 @@ class Lime(CoalitionMethod):
             values.append(torch.as_tensor(model.coef_, dtype=torch.float64).flatten())
             fits.append(float(model.score(x, y, sample_weight=weights)))
         found = groups.spread(torch.stack(values, 1).to(p.point.device))
-        return Attribution(found, details={"features": groups.count, "evaluations": game.evaluations, "r2": fits})
+        made = Attribution(found, details={"features": groups.count, "evaluations": game.evaluations, "r2": fits})
+        return made if complete else broken_off(made, p.size, game.evaluations, self.n_samples * game.draws)
 
     def _weights(self, rows: Tensor) -> Tensor:
         share = rows.double().mean(1)

@@ -13,7 +13,8 @@ from torchwhy.core.errors import TorchwhyError, closest
 from torchwhy.core.evidence import COMPLETENESS_LIMIT, Check, Status, percent, relative_gap
 from torchwhy.core.problem import Problem
 from torchwhy.core.tensors import Tensors
-from torchwhy.engines.rules import Composite, On, Prepared, Rule, Ruled, on
+from torchwhy.engines.rules import Composite, On, Prepared, Rule, Ruled, account, on
+from torchwhy.engines.rules.attnlrp import NAMES, transformer
 from torchwhy.engines.rules.lrp import (
     CONVOLUTIONS,
     LAYERS,
@@ -59,7 +60,16 @@ _COMPOSITES: dict[str, Callable[[LRP], _Rules]] = {
     "epsilon-alpha2beta1": lambda m: _convolutions(AlphaBeta(stabilizer=m.stabilizer)),
     "epsilon-alpha2beta1-flat": lambda m: _first(m) + _convolutions(AlphaBeta(stabilizer=m.stabilizer)),
     "epsilon-gamma-box": lambda m: _box(m) + _convolutions(Gamma(m.gamma, m.stabilizer)),
+    **dict.fromkeys(NAMES, lambda m: ()),
 }
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
+
+
+# By their names without case and dashes.
+_SPELLINGS = {_plain(name): name for name in _COMPOSITES}
 
 
 def _is_pair(item: Any) -> bool:
@@ -101,7 +111,13 @@ class LRP(Method):
     "epsilon-alpha2beta1"                     alpha-beta, 2 and 1      epsilon
     "epsilon-alpha2beta1-flat"   flat         alpha-beta, 2 and 1      epsilon
     "epsilon-gamma-box"          z-box        gamma                    epsilon
+    "AttnLRP"                                 epsilon                  epsilon
+    "CP-LRP"                                  epsilon                  epsilon
     ============================ ============ ======================== =======================
+
+    The last two have rules for attention, gates and normalisation as well (`torchwhy.engines.rules.attnlrp`), and are
+    for transformers. The others refuse these operations. Token ids have no gradient: explain the embedding, as in
+    ``at="model.embed_tokens"``.
 
     Args:
         composite: which rule for which layer; a name of the table, selectors with rules such as
@@ -115,10 +131,12 @@ class LRP(Method):
     Shapes: inputs (B, ...), values (B, ...). Units: score.
 
     Raises:
-        UnsupportedError: an operation has no rule, such as attention, or hides in compiled code.
+        UnsupportedError: an operation has no rule in this composite, or hides in compiled code.
 
     Paper: S. Bach et al., "On Pixel-Wise Explanations for Non-Linear Classifier Decisions by Layer-Wise Relevance
-    Propagation", PLOS ONE 2015. Composites: G. Montavon et al., "Layer-Wise Relevance Propagation: An Overview", 2019.
+    Propagation", PLOS ONE 2015. Composites: G. Montavon et al., "Layer-Wise Relevance Propagation: An Overview", 2019;
+    R. Achtibat et al., "AttnLRP", ICML 2024, arXiv:2402.05602; A. Ali et al., "XAI for Transformers", ICML 2022,
+    arXiv:2202.07304.
 
     >>> import torch
     >>> model = lambda x: torch.relu(x @ torch.tensor([[1.0], [-2.0]]))
@@ -139,9 +157,10 @@ class LRP(Method):
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not 0 <= value < math.inf:
                 raise TorchwhyError(f"{name} is a number of at least 0, not {value!r}")
-        if isinstance(self.composite, str) and self.composite not in _COMPOSITES:
-            hint = closest(self.composite, _COMPOSITES) or f": there are {', '.join(_COMPOSITES)}"
-            raise TorchwhyError(f"there is no composite {self.composite!r}{hint}")
+        if isinstance(self.composite, str):
+            if _plain(self.composite) not in _SPELLINGS:
+                raise TorchwhyError(f"there is no composite {self.composite!r}{closest(self.composite, _COMPOSITES)}")
+            self.composite = _SPELLINGS[_plain(self.composite)]
         boxed = self.composite == "epsilon-gamma-box"
         if boxed and (self.low is None or self.high is None):
             raise TorchwhyError("epsilon-gamma-box needs the smallest and largest value of an input: low=..., high=...")
@@ -168,12 +187,19 @@ class LRP(Method):
             ]
         return found
 
+    def account(self, p: Problem) -> dict[str, Any]:
+        """Where relevance leaks."""
+        return {"trace": account(p, self._composite()).as_dict()}
+
     def _composite(self) -> Composite:
         chosen: Any = self.composite
         if isinstance(chosen, Composite):
             return chosen
         if isinstance(chosen, str):
-            return composite(_COMPOSITES[chosen](self) + _dense(self), self.epsilon)
+            rules = _COMPOSITES[chosen](self) + _dense(self)
+            if chosen in NAMES:
+                return transformer(chosen, rules, self.epsilon)
+            return composite(rules, self.epsilon)
         if not isinstance(chosen, Sequence) or not all(map(_is_pair, chosen)):
             raise TorchwhyError(
                 f"composite is a name, a Composite, or pairs such as (on('linear'), Gamma()), not {chosen!r}"
@@ -181,13 +207,18 @@ class LRP(Method):
         return composite(chosen, self.epsilon)
 
     def _free_checks(self, p: Problem, found: Attribution) -> tuple[Check, ...]:
-        return (conservation(found.values, p.scores), *super()._free_checks(p, found))
+        kept = f"softmax, {_KEPT}" if self.composite == "AttnLRP" else _KEPT
+        return (conservation(found.values, p.scores, kept), *super()._free_checks(p, found))
 
 
-def conservation(values: Tensors, scores: Tensor) -> Check:
+_KEPT = "biases, stabilisers and units with nothing to share by"
+
+
+def conservation(values: Tensors, scores: Tensor, kept: str = _KEPT) -> Check:
     """How much of the score came through to the input? (B,) relative gaps.
 
-    Biases and stabilisers keep some, and units that have no contributions of the sign a rule divides by.
+    Biases and stabilisers keep some, and units that have no contributions of the sign a rule divides by; ``kept`` names
+    what does.
     """
     total = values.double_for_sums().per_example().double()
 
@@ -197,7 +228,7 @@ def conservation(values: Tensors, scores: Tensor) -> Check:
             return "pass", f"{told}: a gap of {percent(share)}"
         return (
             "unknown",
-            f"{told}: the gap of {percent(share)} is at biases, stabilisers and units with nothing to share by",
+            f"{told}: the gap of {percent(share)} is at {kept}",
         )
 
     return Check.of("conservation", "How much of the score came through?", relative_gap(values, scores), judge)

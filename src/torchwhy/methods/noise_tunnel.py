@@ -6,12 +6,13 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from torchwhy.core.errors import TorchwhyError
+from torchwhy.core.guard import Arguments
 from torchwhy.core.inputs import leaf
 from torchwhy.core.problem import Precision, Problem
-from torchwhy.core.site import Site
+from torchwhy.core.site import At
 from torchwhy.core.tensors import Tensors
 from torchwhy.engines.gradients import Moments
 from torchwhy.engines.noise import Stdevs, check_seed, check_stdevs, normal
@@ -96,7 +97,7 @@ class NoiseTunnel(Method):
     """
 
     model: Any = field(init=False, repr=False)
-    at: str | nn.Module | Site | None = field(init=False)
+    at: At = field(init=False)
     method: Method = field(kw_only=False)
     nt_type: Kind = "smoothgrad"
     nt_samples: int = 20
@@ -127,6 +128,7 @@ class NoiseTunnel(Method):
             baselines=inner.baselines,
             zero_at_layer=inner.zero_at_layer,
             signed=inner.signed and self.nt_type == "smoothgrad",
+            form=inner.form,
         )
 
     def with_options(self, **options: Any) -> Self:
@@ -145,8 +147,11 @@ class NoiseTunnel(Method):
     def compute(self, p: Problem) -> Attribution:
         return through_noise(p, self.method, self.nt_type, self.nt_samples, self.stdevs, self.seed)
 
-    def _site(self, inputs: Tensors, extra: tuple[Any, ...]) -> str | nn.Module | Site | None:
+    def _site(self, inputs: Tensors, extra: Arguments) -> At:
         return self.method._site(inputs, extra)
+
+    def _as_held(self, p: Problem, values: Tensors) -> Tensors:
+        return self.method._as_held(p, values)
 
     def _precision(self) -> Precision:
         return self.method._precision()

@@ -54,7 +54,7 @@ class FeaturePermutation(Method):
 
     def compute(self, p: Problem) -> Attribution:
         groups = Groups(p.point, self.feature_mask)
-        falls = Game(p, groups, Marginal(p.background().parts)).one_absent()
+        falls = Game(p, groups, Marginal()).one_absent()
         return Attribution(groups.spread(falls), details={"features": groups.count})
 
     def options(self) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,8 +14,11 @@ from torch.nn.functional import interpolate
 from torchwhy.core.errors import TorchwhyError
 from torchwhy.core.problem import Problem
 from torchwhy.core.tensors import Tensors, accumulator
+from torchwhy.engines.game import rows_at_once
 from torchwhy.engines.noise import check_seed, draws
+from torchwhy.engines.soft import faded
 from torchwhy.methods.base import Attribution, Method, at_least
+from torchwhy.methods.sampling import broken_off
 from torchwhy.registry import Info, register
 
 MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -72,29 +77,23 @@ class RISE(Method):
             raise TorchwhyError(f"share is a number between 0 and 1, not {self.share!r}")
 
     def compute(self, p: Problem) -> Attribution:
-        for t in p.point:
-            if not t.is_floating_point():
-                raise TorchwhyError(
-                    f"RISE fades inputs, which {t.dtype} cannot: explain the layer behind them, such as at='embedding'"
-                )
-        masks = Tensors([])
-
-        def points(es: slice, ks: slice) -> Tensors:
-            nonlocal masks
-            masks = self._masks(p.point, ks)
-            return p.point[es].map(lambda t, b, m: b + m * (t - b), p.base[es], masks)
-
+        memory = p.memory(("RISE", self.cells, self.share, self.seed), list[Tensor])
         # Sums over the masks of m, m^2, and of f and f^2 weighed by them; f from the score, so that digits are kept.
         wide = p.point.double_for_sums()
         sums = {(i, j): wide.map(torch.zeros_like) for i in (0, 1, 2) for j in (1, 2)}
-        scores = p.scores.new_zeros(self.n_samples, p.size, dtype=wide.parts[0].dtype)
-        for part in p.sweep(points, self.n_samples, gradients=False, what="showing through masks"):
-            fall = part.scores.to(scores) - p.scores[part.examples].to(scores)
-            scores[part.ks, part.examples] = fall
-            for (i, j), total in sums.items():
-                for t, m in zip(total, masks, strict=True):
-                    t[part.examples] += torch.tensordot((fall**i).T.to(t), m[:, 0].to(t) ** j, 1)
-        n, mean = self.n_samples, scores.mean(0)
+        falls: list[Tensor] = []
+        n = 0
+        try:
+            for masks, shown in self._shown(p, memory):
+                fall = shown.to(wide.parts[0].dtype) - p.scores.to(wide.parts[0].dtype)
+                more = {key: total.map(partial(_weighed, fall, *key), masks) for key, total in sums.items()}
+                # All or nothing, should the user interrupt.
+                sums, falls, n = {key: total + more[key] for key, total in sums.items()}, [*falls, fall], n + len(fall)
+        except KeyboardInterrupt:
+            if not p.partial or n < 2:
+                raise
+        scores = torch.cat(falls)
+        mean = scores.mean(0)
 
         def each(b: Tensor, b2: Tensor, a: Tensor, a2: Tensor, c: Tensor, c2: Tensor) -> tuple[Tensor, Tensor]:
             """Values and standard errors from sums of m, m^2, f m, f m^2, f^2 m, f^2 m^2."""
@@ -112,10 +111,31 @@ class RISE(Method):
 
         columns = [sums[key] for key in ((0, 1), (0, 2), (1, 1), (1, 2), (2, 1), (2, 2))]
         found = [each(*row) for row in zip(*columns, strict=True)]
-        return Attribution(Tensors(v for v, _ in found), Tensors(e for _, e in found))
+        made = Attribution(Tensors(v for v, _ in found), Tensors(e for _, e in found), details={"evaluations": n})
+        return made if n == self.n_samples else broken_off(made, p.size, n, self.n_samples)
+
+    def _shown(self, p: Problem, memory: list[Tensor]) -> Iterator[tuple[Tensors, Tensor]]:
+        """Masks (K, 1, 1 or D, ...) and the scores (K, B) behind them, some after the other.
+
+        Args:
+            p: the problem.
+            memory: scores (T, K, B) of all targets that are asked about together, as far as they are known; it grows.
+        """
+        start, number, masks = 0, 0, Tensors([])
+        seen = faded(p, lambda ks: masks[ks], type(self).__name__)
+        with p.progress.task("showing through masks", self.n_samples) as advance:
+            while start < self.n_samples:
+                known = len(memory[number]) if number < len(memory) else max(1, rows_at_once(p) // p.size)
+                ks = slice(start, min(self.n_samples, start + known))
+                masks = self._masks(p.point, ks)
+                if number == len(memory):
+                    memory.append(p.every_score(seen, ks.stop - start).movedim(0, 1))
+                yield masks, memory[number][: ks.stop - start, p.number]
+                advance(ks.stop - start)
+                start, number = ks.stop, number + 1
 
     def _masks(self, point: Tensors, ks: slice) -> Tensors:
-        """Masks (K, 1, 1 or D, ...) for a slice of the draws."""
+        """Masks for a slice of the draws."""
 
         def each(part: int, t: Tensor) -> Tensor:
             masks = [self._mask(t, draws(self.seed, 40 + part, k)) for k in range(ks.start, ks.stop)]
@@ -137,3 +157,9 @@ class RISE(Method):
         for dim, (length, s) in enumerate(zip(lengths, size, strict=True), 1):
             large = large.narrow(dim, int(torch.randint(s, (), generator=generator)), length)
         return large
+
+
+def _weighed(fall: Tensor, i: int, j: int, total: Tensor, mask: Tensor) -> Tensor:
+    """The sum over the masks of ``fall**i * mask**j``, (B, ...)."""
+    found: Tensor = torch.tensordot((fall**i).T.to(total), mask[:, 0].to(total) ** j, 1)
+    return found

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from torchwhy.core.errors import TorchwhyError
 from torchwhy.core.problem import Problem
 from torchwhy.engines.game import Game
 from torchwhy.engines.noise import draws
 from torchwhy.engines.surrogate import POOLED, Estimate, draw_pairs, shapley_from_all, solve
 from torchwhy.methods.base import Attribution, at_least
-from torchwhy.methods.coalitions import CoalitionMethod, all_scores, attribution, odd_scores, rows_of
+from torchwhy.methods.coalitions import MOST_EXACT, all_scores, attribution
+from torchwhy.methods.sampling import SampledMethod, Units, ends, pairs_of
 from torchwhy.registry import Info, register
 
-REMEMBERED = 2**28  # bits of rows
+ORDERS = 25  # where nothing else is asked for
 
 
 @register(
@@ -30,10 +32,11 @@ REMEMBERED = 2**28  # bits of rows
         baselines="one",
         promises=("completeness", "symmetry", "sensitivity", "linearity"),
         zero_at_layer=True,
+        aliases=("shapley",),
     )
 )
 @dataclass(kw_only=True, eq=False)
-class ShapleyValues(CoalitionMethod):
+class ShapleyValues(SampledMethod):
     r"""Shapley values with respect to what absent features get.
 
     .. math:: \phi_i = \sum_{S \not\ni i} \frac{|S|!\,(M - |S| - 1)!}{M!} \left(v(S \cup i) - v(S)\right)
@@ -50,6 +53,10 @@ class ShapleyValues(CoalitionMethod):
         fill: what absent features get: "baseline", "mean", "blur", "noise", or a `torchwhy.engines.fills.Fill`.
         budget: evaluations of the model per example, beyond the one that every method takes. None is exact where that
             takes at most 65,536 (16 features), and else evaluates 2,048 coalitions.
+        stop_at: stop as soon as every standard error is below a number, "se<0.01", or a share of the example's largest
+            value, "se<1%". The sample doubles until it is so, or until the budget is spent, None being 65,536.
+        top_k: stop as soon as this many largest values, whatever their sign, are told from all others at 95 %; together
+            with ``stop_at``, when both are so.
         seed: of the sample, which all examples share.
 
     Shapes: inputs (B, ...), values (B, ...) with a standard error each, 0 where exact. Units: score. The record holds
@@ -64,20 +71,14 @@ class ShapleyValues(CoalitionMethod):
     tensor([[3., 3., 1.]])
     """
 
-    budget: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.budget is not None:
-            at_least("budget", self.budget, 1)
-
     def compute(self, p: Problem) -> Attribution:
         groups, game = self.game(p)
-        rows = rows_of(game, self.budget, "budget", least=2 * POOLED + 2)
-        if groups.count < 62 and rows == 2**groups.count:
+        rows = self.rows(game, least=2 * POOLED + 2)
+        if self.every(game, rows):
             return attribution(groups, game, shapley_from_all(all_scores(game)))
+        whole, nothing = ends(game)
         pairs = draw_pairs(groups.count, rows // 2 - 1, self.seed)
-        return attribution(groups, game, solve(pairs, *odd_scores(game, pairs.rows)))
+        return self.sampled(groups, game, pairs_of(pairs, whole - nothing, POOLED, solve))
 
 
 @register(
@@ -87,14 +88,14 @@ class ShapleyValues(CoalitionMethod):
         paper="Castro, Gómez, Tejada: Polynomial calculation of the Shapley value based on sampling",
         year=2009,
         needs="forward passes",
-        cost="n_samples forward passes per feature",
+        cost="n_samples forward passes per feature, or the budget",
         baselines="one",
         promises=("completeness", "symmetry in expectation", "sensitivity", "linearity"),
         zero_at_layer=True,
     )
 )
 @dataclass(kw_only=True, eq=False)
-class ShapleyValueSampling(CoalitionMethod):
+class ShapleyValueSampling(SampledMethod):
     r"""The mean over random orders of how much the score rises when a feature arrives.
 
     .. math:: \phi_i = \mathbb{E}_\pi \left[v(S_\pi^i \cup i) - v(S_\pi^i)\right]
@@ -105,7 +106,11 @@ class ShapleyValueSampling(CoalitionMethod):
     Args:
         feature_mask: as for `ShapleyValues`.
         fill: as for `ShapleyValues`.
-        n_samples: orders.
+        n_samples: orders; None is 25, or with ``budget``, ``stop_at`` or ``top_k`` as many as the budget pays.
+        budget: evaluations of the model per example, of which an order takes one more than there are features. None is
+            65,536 with ``stop_at`` or ``top_k``, and else no limit.
+        stop_at: as for `ShapleyValues`.
+        top_k: as for `ShapleyValues`.
         antithetic: every second order is the one before, reversed.
         seed: of the orders, which all examples share.
 
@@ -119,41 +124,64 @@ class ShapleyValueSampling(CoalitionMethod):
     tensor([[3., 3., 1.]])
     """
 
-    n_samples: int = 25
+    n_samples: int | None = None
     antithetic: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("n_samples", self.n_samples, 1)
+        if self.n_samples is not None:
+            at_least("n_samples", self.n_samples, 1)
 
     def compute(self, p: Problem) -> Attribution:
         groups, game = self.game(p)
-        m, step = groups.count, 2 if self.antithetic else 1
-        orders = [torch.randperm(m, generator=draws(self.seed, 31, k)) for k in range(-(-self.n_samples // step))]
+        count, step = self._count(game), 2 if self.antithetic else 1
+        units = _orders(self._drawn(groups.count, count), step)
+        if count < 2 * step:  # of which no spread can be seen
+            scores = game.evaluate(units.rows(slice(0, count * units.each)), "evaluating orders")
+            values = units.solve(scores.unflatten(0, (count, units.each)).double()).values
+            details = {"features": groups.count, "evaluations": game.evaluations}
+            return Attribution(groups.spread(values), details=details)
+        return self.sampled(groups, game, units)
+
+    def _count(self, game: Game) -> int:
+        """How many orders."""
+        if self.budget is None and not self.rule:
+            return self.n_samples or ORDERS
+        each = (game.features.count + 1) * game.draws
+        paid = (self.budget or MOST_EXACT) // each
+        if not paid:
+            raise TorchwhyError(
+                f"budget={self.budget} is too small for an order of {game.features.count} features: the least that "
+                f"works is {each}"
+            )
+        paid -= paid % 2 if self.antithetic and paid > 1 else 0
+        return min(paid, self.n_samples or paid)
+
+    def _drawn(self, m: int, count: int) -> Tensor:
+        """Orders (count, M)."""
+        step = 2 if self.antithetic else 1
+        orders = [torch.randperm(m, generator=draws(self.seed, 31, k)) for k in range(-(-count // step))]
         if self.antithetic:
-            orders = [o for first in orders for o in (first, first.flip(0))][: self.n_samples]
-        rises = self._rises(game, torch.stack(orders)).double()
-        values = rises.mean(0)
-        units = len(rises) // step
-        if units < 2:
-            return Attribution(groups.spread(values), details={"features": m, "evaluations": game.evaluations})
-        means = rises[: units * step].unflatten(0, (units, step)).mean(1)
+            orders = [o for first in orders for o in (first, first.flip(0))]
+        return torch.stack(orders[:count])
+
+
+def _orders(orders: Tensor, step: int) -> Units:
+    """Orders (n, M) as a sample, ``step`` of them at a time independent of the others."""
+    (count, m), place = orders.shape, orders.argsort(1).int()
+
+    def rows(ks: slice) -> Tensor:
+        k = torch.arange(ks.start, ks.stop)
+        return place[k // (m + 1)] < (k % (m + 1))[:, None]
+
+    def solve(scores: Tensor) -> Estimate:
+        steps = scores.diff(dim=1)
+        rises = torch.take_along_dim(steps, place[: len(scores), :, None].long(), 1)
+        values, independent = rises.mean(0), len(rises) // step
+        means = rises[: independent * step].unflatten(0, (independent, step)).mean(1)
+        if independent < 2:
+            return Estimate(values, torch.full_like(values, torch.inf), 1)
         # An order without its reverse has at most the spread of two with theirs.
-        error = means.std(0) * (1 / units) ** 0.5
-        return attribution(groups, game, Estimate(values, error, units - 1))
+        return Estimate(values, means.std(0) * (1 / independent) ** 0.5, independent - 1)
 
-    @staticmethod
-    def _rises(game: Game, orders: Tensor) -> Tensor:
-        """By how much the score rises when each feature arrives, (orders, M, B)."""
-        count, m = orders.shape
-        place = orders.argsort(1)
-
-        def rows(ks: slice) -> Tensor:
-            k = torch.arange(ks.start, ks.stop)
-            return place[k // (m + 1)] < (k % (m + 1))[:, None]
-
-        total, what = count * (m + 1), "evaluating orders"
-        few = total * m <= REMEMBERED
-        scores = game.evaluate(rows(slice(0, total)), what) if few else game.values(rows, total, what)
-        steps = scores.unflatten(0, (count, m + 1)).diff(dim=1)
-        return torch.take_along_dim(steps, place.to(steps.device)[:, :, None], 1)
+    return Units(rows, m + 1, count, 2 * step, solve)

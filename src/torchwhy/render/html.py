@@ -22,7 +22,7 @@ from torchwhy.render import colour
 from torchwhy.render.image import picture, png
 from torchwhy.render.panels import HeatMap, panels, pictures
 from torchwhy.render.story import DemoStory, Epoch, Example, Layer
-from torchwhy.render.words import facts, label, number, percent
+from torchwhy.render.words import facts, label, leaks, number, percent
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -111,6 +111,7 @@ def _environment() -> Environment:
         "breakable": _breakable,
         "facts": facts,
         "label": label,
+        "leaks": leaks,
         "number": number,
         "percent": percent,
         "picture": picture,

@@ -84,6 +84,9 @@ def pictures(explanation: Explanation, index: int = 0) -> tuple[Tensor, ...]:
 
 def _panel(values: Tensor, under: Tensor | None, errors: Tensor | None, example: Explanation) -> Panel:
     signed = example.signed
+    if example.form == "pairs":
+        caption = f"pairs of {len(values)} features, each alone on the diagonal"
+        return HeatMap(values, None, signed, smooth=False, caption=caption)
     if values.ndim not in (2, 3) or min(values.shape[-2:]) == 1:
         return bars(values, errors, signed=signed, what="unit" if example.at else "feature")
     if values.ndim == 2:

@@ -7,10 +7,30 @@ from typing import Any
 
 from torchwhy.core.explanation import Explanation
 
+_TABLES = {"trace"}  # facts that have a place of their own
+_LEAKS = 12  # operations that are told of
+_LEAK = 1e-3  # of the score, from which on one is
+
 
 def label(explanation: Explanation) -> str:
     """The method, and the layer it looked at."""
     return explanation.method + (f" at {explanation.at}" if explanation.at else "")
+
+
+def leaks(explanation: Explanation) -> dict[str, Any] | None:
+    """Where relevance leaks, the largest leak first, for methods that hand it down operation by operation."""
+    trace = explanation.provenance.get("trace")
+    if trace is None:
+        return None
+    score = abs(trace["score"])
+    found = [s for s in trace["steps"] if s["leak"] is not None and abs(s["leak"]) > _LEAK * score]
+    return {
+        "arrived": trace["passed"],
+        "score": trace["score"],
+        "steps": sorted(found, key=lambda s: -abs(s["leak"]))[:_LEAKS],
+        "count": len(found),
+        "of": len(trace["steps"]),
+    }
 
 
 def number(value: float) -> str:
@@ -66,4 +86,4 @@ def facts(entries: Mapping[str, Any]) -> dict[str, str]:
                 return f"{value:,}" if name != "seed" else str(value)
         return str(value)
 
-    return {k.replace("_", " "): words(k, v) for k, v in entries.items() if v is not None}
+    return {k.replace("_", " "): words(k, v) for k, v in entries.items() if v is not None and k not in _TABLES}

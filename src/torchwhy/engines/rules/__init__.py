@@ -7,7 +7,7 @@ from torchwhy.engines.rules.local import Local
 from torchwhy.engines.rules.operations import Operation, operation
 from torchwhy.engines.rules.passes import Compared, Ruled
 from torchwhy.engines.rules.place import Place
-from torchwhy.engines.rules.trace import Trace, trace
+from torchwhy.engines.rules.trace import Trace, account, trace
 
 __all__ = [
     "Compared",
@@ -23,6 +23,7 @@ __all__ = [
     "Ruled",
     "Step",
     "Trace",
+    "account",
     "on",
     "operation",
     "same_constants",

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from torch import Tensor, nn
 
@@ -23,11 +23,20 @@ class Prepared(ABC):
     """A rule that works in the forward pass, and keeps of the operation's values what its backward pass takes.
 
     It knows the operation before it runs, so it may leave it alone or take the one before it in.
+
+    Attributes:
+        again: its backward pass looks at the operation again, which is then kept as it was.
     """
+
+    again: ClassVar[bool] = False
 
     def needed(self, local: Local) -> bool:
         """Before the operation runs: False leaves it to autograd, which does the same."""
         return True
+
+    def stops(self, local: Local) -> bool:
+        """Whether what the operation gives counts as a constant, through which nothing flows back."""
+        return False
 
     def fuses(self, local: Local) -> bool:
         """Whether the rule takes in ``local.source``, so that its gradients are for the inputs of that."""
@@ -89,6 +98,8 @@ class Composite:
         decompositions: operations to be taken apart into smaller ones, besides those that always are.
         reference: the rules compare with the same operation in a pass over the baseline.
         sources: names of operations that are kept as the ``local.source`` of the next one.
+        elementwise: names of operations that are followed from number to number: where all inputs of one are functions
+            of the same tensor, element by element, its ``local.source`` is `roots.ROOT` with that tensor as its input.
     """
 
     name: str
@@ -97,6 +108,7 @@ class Composite:
     decompositions: Mapping[str, Decomposition] = field(default_factory=dict)
     reference: bool = False
     sources: frozenset[str] = frozenset()
+    elementwise: frozenset[str] = frozenset()
     plans: dict[Any, Plan] = field(default_factory=dict, init=False, repr=False)
 
     def plan(self, func: Callable[..., Any]) -> Plan:

@@ -368,7 +368,7 @@ LINEAR = frozenset(
     constant_pad_nd zero fill embedding batch_norm avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d
     adaptive_avg_pool2d adaptive_avg_pool3d interpolate upsample upsample_nearest upsample_bilinear
     _pack_padded_sequence _pad_packed_sequence grid_sample pixel_shuffle pixel_unshuffle channel_shuffle
-    native_channel_shuffle fold unfold meshgrid atleast_1d atleast_2d atleast_3d as_strided
+    native_channel_shuffle fold unfold meshgrid atleast_1d atleast_2d atleast_3d as_strided view_as_complex view_as_real
     """
     )
 )

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +26,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from torchwhy.core.errors import UnsupportedError
-from torchwhy.core.guard import module_of
 from torchwhy.engines.rules.composite import Backward, Composite, On, Plan, Prepared, Rule
 from torchwhy.engines.rules.decompose import Refused
 from torchwhy.engines.rules.local import Call, Local, storage, tensors_in
 from torchwhy.engines.rules.operations import names
-from torchwhy.engines.rules.place import Place, here
+from torchwhy.engines.rules.place import Place, here, names_of
+from torchwhy.engines.rules.roots import Roots
 
 # Nodes of autograd that only move values: these may stand before an operation without having been called, when the
 # model changes a view in place.
@@ -55,6 +56,7 @@ class Step:
         rule: what it gets.
         out: relevance that came to its output, summed over all examples; None where it was not measured.
         into: relevance that it passed on to its inputs.
+        behind: the step of its ``local.source``, for rules that look at both.
     """
 
     operation: str
@@ -62,6 +64,7 @@ class Step:
     rule: str
     out: float | None = None
     into: float | None = None
+    behind: Step | None = None
 
     @property
     def leak(self) -> float | None:
@@ -100,6 +103,8 @@ class Interceptor(TorchFunctionMode):
         self._firsts: set[On] = set()
         self._lasts: dict[On, Act] = {}
         self._sources: dict[Any, tuple[Local, tuple[Tensor, ...]]] = {}  # by node, with the inputs as autograd has them
+        self._roots = Roots()
+        self._lines: WeakKeyDictionary[Local, Step] = WeakKeyDictionary()
 
     # -- every operation ------------------------------------------------------------------------------------------
 
@@ -174,9 +179,15 @@ class Interceptor(TorchFunctionMode):
         if self._recorded is not None:
             local.reference = self._counterpart(local)
         source = self._sources.get(values[0].grad_fn) if self._sources else None
+        root = self._roots.common(values) if call.name in self.composite.elementwise else None
+        if root is not None and len(values) > 1:
+            source = root.source()
         if source is not None:
             local.source = source[0]
         options = self._options(plan)
+        if options and isinstance(rule := options[0][1], Prepared) and rule.stops(local):
+            self._step(local, rule)
+            return self._stopped(local, target)
         if options and isinstance(rule := options[0][1], Prepared) and not rule.needed(local):
             options = []
         elif not options and not same_constants(local):
@@ -188,7 +199,20 @@ class Interceptor(TorchFunctionMode):
         if call.name in self.composite.sources and isinstance(out, Tensor):
             local.keep(out)
             self._sources[out.grad_fn] = local, values
+        if root is not None:
+            self._roots.note(root, local, out)
         return out
+
+    def _stopped(self, local: Local, target: Tensor | None) -> Any:
+        """What an operation gives, as a constant."""
+        with torch.no_grad():
+            out = local.call.run(local.inputs)
+        if target is None:
+            return out
+        if target._is_view():
+            raise Refused("it writes a constant into a part of a tensor; write it without the in-place form")
+        self.unshare(target)
+        return target.detach_().copy_(out)
 
     def _by_rule(
         self,
@@ -228,8 +252,10 @@ class Interceptor(TorchFunctionMode):
     def _step(self, local: Local, rule: Rule | None) -> Step | None:
         if self._steps is None:
             return None
-        self._steps.append(Step(local.operation, self.place(), _name(rule)))
-        return self._steps[-1]
+        behind = None if local.source is None else self._lines.get(local.source)
+        step = self._lines[local] = Step(local.operation, self.place(), _name(rule), behind=behind)
+        self._steps.append(step)
+        return step
 
     def _options(self, plan: Plan) -> list[tuple[On, Rule]]:
         """The rules for an operation, best first: more than one only while it may be the last of its kind."""
@@ -285,8 +311,7 @@ class Interceptor(TorchFunctionMode):
     def place(self) -> Place:
         """Where the model is."""
         if self._names is None:
-            root = module_of(self._model)
-            self._names = {id(m): name for name, m in root.named_modules()} if root is not None else {}
+            self._names = names_of(self._model)
         return here(self._names)
 
     def check(self, t: Tensor, name: str) -> None:
@@ -375,9 +400,10 @@ class Act:
     def forward(self) -> Any:
         """Run the operation, and prepare the rule if it is certain."""
         raw = self.local.raw
-        if self.options and self.options[0][0].position != "last" and isinstance(self.options[0][1], Prepared):
-            self._backward = self.options[0][1].prepare(self.local)
-        if self._backward is None or self.step is not None:
+        again = True
+        if self.options and self.options[0][0].position != "last" and isinstance(rule := self.options[0][1], Prepared):
+            self._backward, again = rule.prepare(self.local), rule.again
+        if again or self.step is not None:
             self.mode.hold(self.local)
         return raw
 
@@ -455,7 +481,8 @@ def _stretches(one: Tensor, many: Tensor) -> bool:
 
 def _relevance(values: tuple[Tensor, ...], base: tuple[Tensor, ...] | None, g: tuple[Tensor, ...]) -> float:
     deltas = values if base is None else [v - b for v, b in zip(values, base, strict=True)]
-    return sum(float((d * s).double().sum()) for d, s in zip(deltas, g, strict=True))
+    products = (torch.where(s == 0, 0, d * s) for d, s in zip(deltas, g, strict=True))  # what is masked is -inf
+    return sum(float(product.double().sum()) for product in products)
 
 
 def _nodes(out: Any) -> list[Any]:

@@ -17,20 +17,24 @@ import torch
 from torch import Tensor
 
 from torchwhy.core.errors import TorchwhyError, UnsupportedError
+from torchwhy.core.tensors import accumulator
 from torchwhy.engines.rules.composite import Backward, Composite, On, Prepared, Rule, on
 from torchwhy.engines.rules.decompose import SMALLER, Refused
 from torchwhy.engines.rules.difference import ELEMENTWISE, LINEAR
 from torchwhy.engines.rules.local import Local
 from torchwhy.engines.rules.operations import names
+from torchwhy.engines.rules.roots import ROOT
 
 CONVOLUTIONS = tuple(f"conv{t}{n}d" for t in ("", "_transpose") for n in (1, 2, 3))
 LAYERS = ("linear", *CONVOLUTIONS)
-PRODUCTS = names("matmul rmatmul mm bmm mv dot inner outer einsum tensordot addmm baddbmm addbmm addmv mul div")
+PRODUCTS = names(
+    "matmul rmatmul mm bmm mv dot inner outer einsum tensordot addmm baddbmm addbmm addmv _grouped_mm mul div"
+)
 
 # Straight on both sides of zero, through zero: their gradient is their quotient.
 _STRAIGHT = names("relu leaky_relu prelu rrelu abs")
 # The winner takes all.
-_CHOICES = names("max min amax amin maximum minimum fmax fmin where masked_fill") + tuple(
+_CHOICES = names("max min amax amin maximum minimum fmax fmin where masked_fill topk sort msort kthvalue") + tuple(
     f"{kind}max_pool{n}d{indices}" for kind in ("", "adaptive_") for n in (1, 2, 3) for indices in ("", "_with_indices")
 )
 
@@ -43,7 +47,7 @@ def stabilised(z: Tensor, epsilon: float) -> Tensor:
 def shares(r: Tensor, z: Tensor, epsilon: float) -> Tensor:
     """``r / z``, stabilised; nothing where there is nothing to divide by."""
     d = stabilised(z, epsilon)
-    return torch.where(d == 0, 0, r / d)
+    return r / d if epsilon >= torch.finfo(z.dtype).tiny else torch.where(d == 0, 0, r / d)
 
 
 def nonzero(x: Tensor) -> Tensor:
@@ -154,10 +158,11 @@ def _split(
 ) -> Tensor:
     """Divide r among the inputs, with other weights for the positive and the negative ones."""
     (x,) = local.inputs
+    if not (x < 0).any():  # behind relu: half the work
+        up = local.with_(weight=to_positive, bias=bias)
+        return up.vjp(shares(r, up.output, epsilon))[0]
     low = x.clamp(max=0)
     up = local.with_([x - low], weight=to_positive, bias=bias)
-    if not low.any():  # behind relu: half the work
-        return up.vjp(shares(r, up.output, epsilon))[0]
     down = local.with_([low], weight=to_negative, bias=None)
     s = shares(r, up.output + down.output, epsilon)
     return torch.where(x < 0, down.vjp(s)[0], up.vjp(s)[0])
@@ -351,27 +356,52 @@ class Pass(Prepared):
 
 @dataclass(frozen=True)
 class OneFactor(Prepared):
-    """Products of one varying factor are linear, and get `Epsilon`; of two, LRP has no rule."""
+    """Products of one varying factor are linear, and get `Epsilon`; of two, LRP has no rule.
 
+    A product of two functions of one number, such as ``x * sigmoid(x)``, is a function of that number: `Pass`.
+    """
+
+    again = True
     epsilon: float = 0.0
 
+    def fuses(self, local: Local) -> bool:
+        return local.source is not None and local.source.operation == ROOT.operation
+
     def needed(self, local: Local) -> bool:
+        if self.fuses(local):
+            return True
         if len(local.inputs) > 1:
-            raise Refused("both of its operands depend on the input, and LRP has no rule to share between them")
-        return self.epsilon > 0 or self._divides(local)
+            raise Refused(
+                "both of its operands depend on the input, and LRP has no rule to share between them; AttnLRP has"
+            )
+        return self.epsilon > 0 or self.divides(local)
 
     def prepare(self, local: Local) -> Backward:
-        if self._divides(local):
+        if self.fuses(local):
+            return _of_root(local)
+        if self.divides(local):
             return Pass().prepare(local)
         y = local.output
         m = shares(y, y, self.epsilon)
         return lambda g: local.vjp(g * m)
 
-    def _divides(self, local: Local) -> bool:
-        return local.operation == "div" and local.call.slots[0][0] != 0
+    def divides(self, local: Local) -> bool:
+        """Whether all that varies is what is divided by."""
+        return local.operation == "div" and local.call.slots[0][0] not in (0, "input")
 
 
-_PLAIN = LINEAR | {*_STRAIGHT, *_CHOICES}
+def _of_root(local: Local) -> Backward:
+    """`Pass` through all operations since the one number they start from."""
+    assert local.source is not None
+    (x,), y = local.source.inputs, local.output
+    wide = torch.promote_types(accumulator(x.dtype), y.dtype)
+    m = shares(y.to(wide), x.to(wide), 0)
+    return lambda g: (g * m).to(x.dtype)
+
+
+PLAIN = LINEAR | {*_STRAIGHT, *_CHOICES}
+# Followed from number to number, so that activations written out are seen as one function.
+FOLLOWED = ELEMENTWISE | {*names("add sub rsub neg positive to float double half bfloat16 type_as clone contiguous")}
 _PASSED = sorted(ELEMENTWISE - {"mul", "div", *_STRAIGHT, *_CHOICES})
 
 
@@ -392,7 +422,8 @@ def composite(rules: Sequence[tuple[On, Rule]], epsilon: float = 1e-6) -> Compos
     return Composite(
         "LRP",
         (*rules, *common(epsilon)),
-        linear=_PLAIN,
+        linear=PLAIN,
         decompositions={**apart, "batch_norm": SMALLER["batch_norm"]},
         sources=frozenset(LAYERS),
+        elementwise=FOLLOWED,
     )

@@ -14,6 +14,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torchwhy.core.errors import UnsupportedError
 from torchwhy.core.guard import module_of
 from torchwhy.core.problem import Points, Problem
+from torchwhy.core.site import joined
+from torchwhy.core.target import Score
 from torchwhy.core.tensors import Tensors, for_examples
 from torchwhy.engines.rules.composite import Composite
 from torchwhy.engines.rules.engine import Interceptor, Recorder, Step
@@ -41,7 +43,6 @@ class Ruled(Problem):
         p._target, p._scores, p._output, p._point, p._base = (
             self._target, self._scores, self._output, self._point, self._base,
         )  # fmt: skip
-        p._was_tuple = self._was_tuple
 
     def _run(self, z: Tensors | None, rows: Tensor, gradients: bool) -> Any:
         if not gradients:
@@ -68,7 +69,7 @@ class Ruled(Problem):
     @property
     def _by_function(self) -> bool:
         """Whether the target computes; otherwise it picks one number, which no rule is needed for."""
-        return callable(self._wanted) or self._target_site is not None
+        return callable(self._wanted) or isinstance(self._wanted, Score) or self._target_site is not None
 
 
 class Compared(Ruled):
@@ -114,12 +115,13 @@ class Compared(Ruled):
         if not gradients:
             return super()._run(z, rows, gradients)
         if z is None:
-            point, base = None, self.base
+            # Of several layers, what one does to another is not its own: all are put there together.
+            point, base = self.point[rows] if joined(self.site) else None, self.base
         else:
             half = len(z) // 2
             point, base = Tensors(z.parts[:half]), Tensors(z.parts[half:])
         # Rows that are one row repeated need not run again and again.
-        alike = not self.extra_follows and all(t.ndim > 0 and t.stride(0) == 0 for t in base)
+        alike = not self.extra_follows and self._one_question and all(t.ndim > 0 and t.stride(0) == 0 for t in base)
         if alike and len(rows) > 1 and not self._alone:
             random = torch.get_rng_state()
             try:
@@ -133,7 +135,14 @@ class Compared(Ruled):
                     self.steps.clear()
         return self._compare(point, base[rows] if z is None else base, rows, rows)
 
+    @property
+    def _one_question(self) -> bool:
+        """Whether the baseline is asked the same for every example."""
+        return not isinstance(self._wanted, Score) or all(bool((g == g[:1]).all()) for g in self.target.given)
+
     def _compare(self, z: Tensors | None, base: Tensors, rows: Tensor, base_rows: Tensor) -> Any:
+        if isinstance(self._wanted, Score):
+            self.target  # noqa: B018  is resolved at the point, not at the baseline
         recorder = Recorder(self.composite, self.model, everything=self.steps is not None)
         random = torch.get_rng_state()
         with visible(), saved_tensors_hooks(_forget, _forgotten):

@@ -6,9 +6,12 @@ import linecache
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+
+from torchwhy.core.guard import module_of
 
 _TORCH = str(Path(torch.__file__).parent)
 _OWN = tuple(str(Path(__file__).parents[2] / part) for part in ("core", "engines", "methods"))
@@ -38,6 +41,12 @@ class Place:
         kind = type(self.module).__name__ if self.module is not None else "function"
         where = f"{self.name} ({kind})" if self.name else kind
         return f"{where}, {Path(self.file).name}:{self.line}" + (f": {self.code}" if self.code else "")
+
+
+def names_of(model: Any) -> dict[int, str]:
+    """The names of a model's modules by identity."""
+    root = module_of(model)
+    return {} if root is None else {id(m): name for name, m in root.named_modules()}
 
 
 def here(names: dict[int, str]) -> Place:

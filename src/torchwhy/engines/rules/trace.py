@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from torchwhy.core.guard import untouched
+from torchwhy.core.guard import as_arguments, untouched
 from torchwhy.core.problem import Problem
 from torchwhy.core.site import Site
 from torchwhy.core.target import TargetLike
 from torchwhy.core.tensors import TensorOrTensors, as_tensors
 from torchwhy.engines.rules.composite import Composite
 from torchwhy.engines.rules.engine import Step
+from torchwhy.engines.rules.lrp import MergeBatchNorm
 from torchwhy.engines.rules.passes import Compared, Ruled
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+HEAD = ("operation", "module", "line", "rule", "relevance", "leak")
 
 
 @dataclass(frozen=True)
 class Trace:
-    """The operations between what is explained and the score, in the order they ran; printed as a table.
+    """The operations between what is explained and the score, in the order they ran; printed and shown as a table.
+
+    A batch norm that is part of the layer before it is one step with it.
 
     Attributes:
         composite: the name of the composite.
@@ -44,24 +55,90 @@ class Trace:
         found = [s for s in self.steps if s.leak is not None and abs(s.leak) > limit]
         return tuple(sorted(found, key=lambda s: -abs(s.leak or 0)))
 
-    def __str__(self) -> str:
-        head = ("operation", "module", "line", "rule", "relevance", "leak")
-        rows = [
-            (
-                s.operation,
-                s.place.name or "-",
-                f"{Path(s.place.file).name}:{s.place.line}",
-                s.rule,
-                "-" if s.out is None else f"{s.out:.4g}",
-                "-" if s.leak is None else f"{s.leak:.1e}",
-            )
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        steps = [
+            {
+                "operation": s.operation,
+                "module": s.place.name,
+                "line": f"{Path(s.place.file).name}:{s.place.line}",
+                "rule": s.rule,
+                "relevance": s.out,
+                "leak": s.leak,
+            }
             for s in self.steps
         ]
-        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-        lines = [
-            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in (head, *rows)
+        return {"composite": self.composite, "score": self.score, "passed": self.passed, "steps": steps}
+
+    def __str__(self) -> str:
+        rows = (HEAD, *self._rows())
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([*lines, self._arrived()])
+
+    def __rich__(self) -> RenderableType:
+        from rich.box import SIMPLE_HEAD
+        from rich.table import Column, Table
+        from rich.text import Text
+
+        columns = [Column(name, justify="right" if name in HEAD[-2:] else "left", overflow="fold") for name in HEAD]
+        table = Table(*columns, box=SIMPLE_HEAD, caption=Text(self._arrived()), caption_justify="left")
+        leaking = set(map(id, self.leaks()))
+        for step, row in zip(self.steps, self._rows(), strict=True):
+            table.add_row(*map(Text, row), style="bold" if id(step) in leaking else None)
+        return table
+
+    def _repr_html_(self) -> str:
+        leaking = set(map(id, self.leaks()))
+
+        def line(row: tuple[str, ...], cell: str) -> str:
+            return "<tr>" + "".join(f"<{cell}>{escape(text)}</{cell}>" for text in row) + "</tr>"
+
+        body = [
+            line(row, "th" if id(step) in leaking else "td") for step, row in zip(self.steps, self._rows(), strict=True)
         ]
-        return "\n".join([*lines, f"{self.composite}: {self.passed:.6g} of {self.score:.6g} arrived at the inputs"])
+        return f"<table><thead>{line(HEAD, 'th')}</thead>{''.join(body)}</table><p>{escape(self._arrived())}</p>"
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        """What is told of each step, in the order of `HEAD`."""
+        told: list[tuple[str, ...]] = []
+        for s in self.as_dict()["steps"]:
+            relevance, leak = s["relevance"], s["leak"]
+            numbers = "-" if relevance is None else f"{relevance:.4g}", "-" if leak is None else f"{leak:.1e}"
+            told.append((s["operation"], s["module"] or "-", s["line"], s["rule"], *numbers))
+        return told
+
+    def _arrived(self) -> str:
+        return f"{self.composite}: {self.passed:.6g} of {self.score:.6g} arrived at the inputs"
+
+
+def together(steps: Iterable[Step]) -> tuple[Step, ...]:
+    """The steps, with a batch norm and the layer it is part of as one.
+
+    What came to the two is what came to the norm, and to the layer from elsewhere; they passed on what the layer did.
+    """
+    whole: dict[int, Step] = {}
+    for step in steps:
+        layer = step.behind and whole.get(id(step.behind))
+        if step.rule != MergeBatchNorm.__name__ or not layer:
+            whole[id(step)] = replace(step)
+            continue
+        layer.operation = f"{layer.operation} + {step.operation}"
+        if layer.out is not None and step.leak is not None:
+            layer.out += step.leak
+    return tuple(whole.values())
+
+
+def account(p: Problem, composite: Composite) -> Trace:
+    """What the rules of a composite do with a question, operation by operation."""
+    steps: list[Step] = []
+    ruled = (Compared if composite.reference else Ruled).of(p, composite, steps)
+    scores, m = ruled.at_point()
+    ruled.share(p)
+    delta, total = p.point, scores.sum()
+    if composite.reference:
+        delta, total = p.point - p.base, total - p.base_scores().sum()
+    return Trace(composite.name, together(steps), float(total), float((m * delta).per_example().sum()))
 
 
 def trace(
@@ -97,21 +174,13 @@ def trace(
     DeepLift: 2 of 2 arrived at the inputs
     """
     tensors, _ = as_tensors(inputs)
-    extra = () if additional_forward_args is None else additional_forward_args
     with untouched(model, tensors.device):
         p = Problem(
             model,
             tensors,
-            extra=extra if isinstance(extra, tuple) else (extra,),
+            extra=as_arguments(additional_forward_args),
             at=at,
             target=target,
             baselines=baselines,
         )
-        steps: list[Step] = []
-        ruled = (Compared if composite.reference else Ruled).of(p, composite, steps)
-        scores, m = ruled.at_point()
-        ruled.share(p)
-        delta, total = p.point, scores.sum()
-        if composite.reference:
-            delta, total = p.point - p.base, total - p.base_scores().sum()
-        return Trace(composite.name, tuple(steps), float(total), float((m * delta).per_example().sum()))
+        return account(p, composite)

@@ -1,0 +1,137 @@
+"""The Hilbert-Schmidt independence criterion: against its definition, and games whose dependence is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from torchwhy import TorchwhyError
+from torchwhy.engines.surrogate import all_rows
+from torchwhy.methods.hsic import HSICAttribution, _gaussian, biased, unbiased
+
+N = 30
+
+
+def ones(m: int) -> Tensor:
+    return torch.ones(1, m, dtype=torch.float64)
+
+
+@pytest.fixture
+def sample() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    signs = 2.0 * (torch.rand(N, 4, generator=generator) < 0.5) - 1
+    scores = signs[:, 0] + 0.3 * signs[:, 1] * signs[:, 2] + 0.1 * torch.randn(N, generator=generator)
+    return signs.double(), _gaussian(scores.double())
+
+
+def test_the_criterion_is_its_definition(sample: tuple[Tensor, Tensor]) -> None:
+    signs, kernel = sample
+    centre = torch.eye(N).double() - 1 / N
+    known = [((s[:, None] == s).double() @ centre @ kernel @ centre).trace() / (N - 1) ** 2 for s in signs.T]
+    assert_close(biased(signs, kernel), torch.stack(known))
+
+
+def test_without_bias_it_is_the_mean_over_distinct_rows(sample: tuple[Tensor, Tensor]) -> None:
+    """The U-statistic, written out over all quadruples of some rows."""
+    signs, kernel = (t[:9] for t in sample)
+    kernel = kernel[:, :9]
+    n = len(signs)
+    for i, s in enumerate(signs.T):
+        k = (s[:, None] == s).double()
+        total, count = 0.0, 0
+        for a in range(n):
+            for b in range(n):
+                for c in range(n):
+                    for d in range(n):
+                        if len({a, b, c, d}) == 4:
+                            total += float(kernel[a, b] * (k[a, b] + k[c, d] - 2 * k[a, c]))
+                            count += 1
+        assert abs(float(unbiased(signs, kernel)[i]) - total / count) < 1e-12
+
+
+def test_the_score_that_is_a_cells_presence() -> None:
+    """The score is 0 or 1 and as far apart as the kernel is wide: L is 1 or exp(-1/2)."""
+    signs = torch.tensor([1.0, -1, -1, 1, 1, -1], dtype=torch.float64)[:, None]
+    kernel = _gaussian(3 * signs[:, 0])
+    apart = torch.exp(torch.tensor(-0.5, dtype=torch.float64))
+    assert_close(kernel, torch.where(signs == signs.T, 1.0, apart))
+    assert_close(biased(signs, kernel), ((1 - apart) / 4 * 36 / 25)[None])
+
+
+@pytest.mark.parametrize("kind", [True, False])
+def test_estimates_and_intervals_hold(kind: bool) -> None:
+    def model(x: Tensor) -> Tensor:
+        return 4 * x[:, 0] + 2 * x[:, 1] * x[:, 2] + x[:, 3]
+
+    every = all_rows(5).double().repeat(8, 1)  # as often as the coins say
+    known = biased(2 * every - 1, _gaussian(model(every))) * (255 / 256) ** 2
+    seeds = 40
+    runs = [HSICAttribution(model, n_samples=200, unbiased=kind, seed=s).explain(ones(5)) for s in range(seeds)]
+    values = torch.stack([r.values[0] for r in runs])
+    errors = torch.stack([r.standard_error[0] for r in runs])
+    z = ((values.mean(0) - known) / (values.std(0) / seeds**0.5)).abs()
+    inside = ((values - known).abs() < runs[0].provenance["interval_95"] * errors)[:, :1]
+    assert 0.85 <= inside.double().mean() <= 1
+    if kind:
+        assert z.max() < 4.5
+        assert (values[:, 4] < 0).any()
+    else:
+        assert z[4] > 4.5  # no dependence, and yet above zero
+        assert values.min() >= 0
+
+
+def test_any_dependence_is_found() -> None:
+    """Whether two cells agree is in neither alone; what squares them is."""
+    even = HSICAttribution(lambda x: (2 * x[:, 0] - 1) * (2 * x[:, 1] - 1), unbiased=True).explain(ones(3))
+    assert (even.values[0].abs() < 0.004).all()
+    bent = HSICAttribution(lambda x: x[:, 0] * (2 * x[:, 1] - 1), unbiased=True).attribute(ones(3))[0]
+    assert bent[0] > 20 * bent[2].abs()  # where it is absent the score is 0, else 1 or -1: no slope of the mean
+    assert bent[1] > 5 * bent[2].abs()
+
+
+def test_a_constant_score_depends_on_nothing() -> None:
+    for kind in (True, False):
+        found = HSICAttribution(lambda x: 0 * x.sum(1) + 2, unbiased=kind).explain(ones(3))
+        assert found.values.abs().max() < 1e-12
+        assert found.standard_error.abs().max() < 1e-12
+
+
+def test_cells_of_a_map() -> None:
+    found = HSICAttribution(lambda z: z[:, :, :2, :2].sum((1, 2, 3)), cells=2).attribute(torch.ones(1, 3, 4, 4))
+    assert_close(found[0, :, :2, :2], found[0, 0, 0, 0].expand(3, 2, 2))
+    assert found[0, 0, 0, 0] > 20 * found[0, 0, 2:, :].max()
+
+
+def test_any_fill_will_do() -> None:
+    x = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def model(z: Tensor) -> Tensor:
+        return (z**2).sum((1, 2, 3))
+
+    found = [HSICAttribution(model, fill=fill, n_samples=100).attribute(x) for fill in ("baseline", "mean", "blur")]
+    assert not torch.allclose(found[0], found[1])
+    assert not torch.allclose(found[1], found[2])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_samples": 3}, "n_samples is a whole number of at least 4"),
+        ({"n_samples": 7, "unbiased": True}, "n_samples is a whole number of at least 8"),
+        ({"cells": 0}, "cells is a whole number of at least 1"),
+        ({"fill": "grey"}, "there is no fill 'grey'"),
+        ({"seed": 1.5}, "seed is a whole number"),
+    ],
+)
+def test_what_does_not_fit_is_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(TorchwhyError, match=message):
+        HSICAttribution(lambda x: x.sum(1), **options)
+
+
+def test_the_fewest_rows_work() -> None:
+    for n, kind in ((4, False), (8, True)):
+        found = HSICAttribution(lambda x: x[:, 0] + 2 * x[:, 1], n_samples=n, unbiased=kind).explain(ones(2))
+        assert found.values.isfinite().all()
+        assert found.standard_error.isfinite().all()

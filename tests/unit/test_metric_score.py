@@ -1,0 +1,163 @@
+"""Scores as a record, and panels of them."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from torchwhy import IntegratedGradients, TorchwhyError, metrics
+from torchwhy.metrics import Curve, Score, faithfulness_panel, panel
+
+NAN = float("nan")
+
+
+def test_no_value_is_missing_without_a_reason() -> None:
+    with pytest.raises(TorchwhyError, match="example 1 has nan, yet no reason is given"):
+        Score(torch.tensor([1.0, NAN]))
+    with pytest.raises(TorchwhyError, match=r"example 0 has 1\.0, yet there is none since it was lost"):
+        Score(torch.tensor([1.0]), ("it was lost",))
+    with pytest.raises(TorchwhyError, match="inf"):
+        Score(torch.tensor([math.inf]))
+
+
+def test_where_fills_in_the_reasons() -> None:
+    found = Score.where(torch.tensor([True, False, False]), torch.tensor([1.0, 2, 3]), "it is odd")
+    assert found.reasons == ("", "it is odd", "it is odd")
+    assert found.undefined == {"it is odd": 2}
+    assert found.mean == 1
+    assert found.value.isnan().tolist() == [False, True, True]
+    each = Score.where(torch.tensor([False, False]), torch.zeros(2), ["a", "b"])
+    assert each.undefined == {"a": 1, "b": 1}
+    assert math.isnan(each.mean)
+
+
+def test_a_curve_has_an_area() -> None:
+    x = torch.tensor([[0.0, 0], [0.5, 0.25], [1, 1]])
+    y = torch.tensor([[2.0, 4], [1, 0], [1, 0]])
+    assert_close(Curve(x, y).area, torch.tensor([1.25, 0.5]))
+
+
+def test_it_says_what_it_is() -> None:
+    found = Score.where(
+        torch.tensor([True, True, False]),
+        torch.tensor([0.25, 0.5, 0]),
+        "the model is flat",
+        controls={"random": torch.tensor([0.5, 0.7, NAN])},
+        metric="Deletion",
+        direction="lower",
+        units="score",
+    )
+    assert repr(found) == (
+        "<Deletion 0.375 score over 3 explanations, lower is better; random 0.6; 1 undefined: the model is flat>"
+    )
+    one = Score(torch.tensor([2.0]), standard_error=torch.tensor([0.125]), metric="Infidelity")
+    assert repr(one) == "<Infidelity 2 ± 0.12 over 1 explanation>"
+    record = json.loads(json.dumps(found.as_dict(), allow_nan=False))
+    assert record["value"] == [0.25, 0.5, None]
+    assert record["reasons"] == ["", "", "the model is flat"]
+    assert record["controls"]["random"][2] is None
+
+
+def test_scores_of_some_examples_follow_each_other() -> None:
+    parts = [
+        Score(
+            torch.tensor([float(i)]),
+            standard_error=torch.tensor([i / 10]),
+            curve=Curve(torch.zeros(2 + i, 1), torch.full((2 + i, 1), float(i))),
+            controls={"random": torch.tensor([-float(i)])},
+            evaluations=5,
+        )
+        for i in range(3)
+    ]
+    whole = Score.cat(parts)
+    assert whole.value.tolist() == [0, 1, 2]
+    assert whole.controls["random"].tolist() == [0, -1, -2]
+    assert whole.evaluations == 15
+    # Curves end where they are done; a longer one of another example holds its last value.
+    assert whole.curve.y.shape == (4, 3)
+    assert whole.curve.y[:, 0].tolist() == [0, 0, 0, 0]
+
+
+# -- panels ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 3)).double().eval()
+
+
+@pytest.fixture(scope="module")
+def x() -> Tensor:
+    return torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+OPTIONS = {"n_steps": 8, "n_subsets": 12, "n_samples": 4, "positions": "pixels"}
+
+
+def test_a_panel_has_what_each_metric_says_alone(net: nn.Module, x: Tensor) -> None:
+    values = IntegratedGradients(net).attribute(x, target=1)
+    found = faithfulness_panel(net, values, x, target=1, **OPTIONS)
+    expected = {name for name, cls in metrics.metrics().items() if cls.info.family == "faithfulness"}
+    assert set(found) == expected
+    alone = 0
+    for name, score in found.items():
+        known = {k: v for k, v in OPTIONS.items() if k in score.options and not (name == "IROF" and k != "seed")}
+        plain = metrics.lookup_metric(name)(net, **known).score(values, x, target=1)
+        assert_close(score.value, plain.value, equal_nan=True)
+        alone += plain.evaluations
+    assert found.evaluations < 0.7 * alone
+
+
+def test_rows_are_known_to_the_next_metric(net: nn.Module, x: Tensor) -> None:
+    judges = [metrics.Deletion(net), metrics.PixelFlipping(net, positions="patches"), metrics.FaithfulnessEstimate(net)]
+    found = panel([*judges, metrics.MonotonicityCorrelation(net)], IntegratedGradients(net), x)
+    assert found["Deletion"].evaluations > 0
+    assert found["PixelFlipping"].evaluations == 0
+    assert found["MonotonicityCorrelation"].evaluations == 0
+
+
+def test_a_panel_shows_a_table(net: nn.Module, x: Tensor) -> None:
+    found = panel(
+        [metrics.Deletion(net, controls=("constant",)), metrics.AverageDrop(net)], IntegratedGradients(net), x
+    )
+    lines = repr(found).splitlines()
+    assert lines[0].split() == ["metric", "value", "better", "constant", "undefined"]
+    assert lines[1].split()[0] == "Deletion"
+    assert len(lines) == 3
+    record = json.loads(json.dumps(found.as_dict(), allow_nan=False))
+    assert set(record["scores"]) == {"Deletion", "AverageDrop"}
+
+
+def test_controls_are_better_than_nothing(net: nn.Module, x: Tensor) -> None:
+    found = faithfulness_panel(net, IntegratedGradients(net), x, controls=("random", "constant"), **OPTIONS)
+    abpc = found["ABPC"]
+    assert (abpc.value > abpc.controls["random"]).all()
+    assert set(abpc.controls) == {"random", "constant"}
+    assert found["FaithfulnessEstimate"].controls["constant"].isnan().all()
+
+
+def test_what_does_not_fit_a_panel_is_told(net: nn.Module, x: Tensor) -> None:
+    with pytest.raises(TorchwhyError, match="no metric of faithfulness has an option 'n_step'; did you mean 'n_steps'"):
+        faithfulness_panel(net, IntegratedGradients(net), x, n_step=3)
+    with pytest.raises(TorchwhyError, match="each of another kind"):
+        panel([metrics.Deletion(net), metrics.Deletion(net, n_steps=3)], IntegratedGradients(net), x)
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).double()
+    found = faithfulness_panel(flat, IntegratedGradients(flat), x.flatten(1), **(OPTIONS | {"positions": "elements"}))
+    assert set(found.skipped) == {"IROF", "ROAD"}
+    assert "IROF: it is for images" in repr(found)
+
+
+def test_a_package_that_is_missing_costs_its_metric_alone(
+    net: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "skimage.segmentation", None)
+    found = faithfulness_panel(net, IntegratedGradients(net), x, **OPTIONS)
+    assert set(found.skipped) == {"IROF"}
+    assert "torchwhy[vision]" in found.skipped["IROF"]
