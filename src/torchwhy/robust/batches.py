@@ -1,0 +1,60 @@
+"""Changed copies of inputs sent through a model, several at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from torchwhy.core.errors import TorchwhyError
+from torchwhy.core.guard import Arguments, as_arguments
+
+_K = TypeVar("_K")
+
+
+def attempts_in_batches(
+    forward: Callable[..., Any], attempts: Iterable[tuple[_K, Any, Any]], extra: Any, count: int
+) -> Iterator[tuple[_K, Any, Any]]:
+    """The output for every attempt: ``(key, made, ready)`` gives ``(key, made, forward(ready))``.
+
+    Attempts are made when they are needed; ``count`` of them, tensors or tuples of tensors with a batch dimension, go
+    through the model together. Further arguments that are tensors belong to the examples.
+    """
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise TorchwhyError(f"perturbations_per_eval is a whole number of at least 1, not {count!r}")
+    arguments, waiting = as_arguments(extra), iter(attempts)
+    while some := list(islice(waiting, count)):
+        ready = [r for _, _, r in some]
+        if len(ready) == 1:
+            outputs = [_forward(forward, ready[0], arguments)]
+        else:
+            sizes = [len(r[0] if isinstance(r, tuple) else r) for r in ready]
+            outputs = list(_forward(forward, _joined(ready), _repeated(arguments, len(ready))).split(sizes))
+        for (key, made, _), output in zip(some, outputs, strict=True):
+            yield key, made, output
+
+
+def _forward(forward: Callable[..., Any], ready: Any, extra: Arguments) -> Any:
+    with torch.no_grad():
+        return forward(ready, **extra) if isinstance(extra, dict) else forward(ready, *extra)
+
+
+def _joined(ready: list[Any]) -> Any:
+    if isinstance(ready[0], tuple):
+        return tuple(torch.cat(parts) for parts in zip(*ready, strict=True))
+    if not isinstance(ready[0], Tensor):
+        raise TorchwhyError(
+            f"inputs of type {type(ready[0]).__name__} go through the model one at a time: leave "
+            f"perturbations_per_eval at 1"
+        )
+    return torch.cat(ready)
+
+
+def _repeated(extra: Arguments, copies: int) -> Arguments:
+    def repeat(a: Any) -> Any:
+        return a.repeat(copies, *[1] * (a.ndim - 1)) if isinstance(a, Tensor) and a.ndim else a
+
+    return {k: repeat(a) for k, a in extra.items()} if isinstance(extra, dict) else tuple(map(repeat, extra))
