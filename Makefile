@@ -18,7 +18,7 @@ demo: $(VENV)/.runtime  ## Train the built-in network, explain its decisions, wr
 
 .PHONY: test
 test: lint types docs  ## Everything that must hold: lint, import rules, types, documentation, tests, doctests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
 .PHONY: lint
 lint: $(VENV)/.dev  ## Formatting, lint and import rules
