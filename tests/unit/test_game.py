@@ -18,7 +18,8 @@ from torchwhy import FeatureAblation, Occlusion, TorchwhyError
 from torchwhy.core.problem import Problem
 from torchwhy.core.tensors import Tensors
 from torchwhy.engines.fills import Noise
-from torchwhy.engines.game import KEPT, Game, Groups, Windows, channels, columns, superpixels, tokens
+from torchwhy.engines.game import Game, Groups, Windows
+from torchwhy.engines.masks import KEPT, channels, columns, superpixels, tokens
 from torchwhy.methods.banzhaf import Banzhaf
 from torchwhy.methods.rise import RISE
 from torchwhy.methods.shapley import ShapleyValues, ShapleyValueSampling

@@ -12,7 +12,8 @@ from torch.testing import assert_close
 from torchwhy import FeatureAblation, IntegratedGradients, Saliency, ShapleyValues, TorchwhyError, metrics
 from torchwhy.core.problem import Problem
 from torchwhy.core.tensors import Tensors
-from torchwhy.engines.game import KEPT, Game, Groups, superpixels
+from torchwhy.engines.game import Game, Groups
+from torchwhy.engines.masks import KEPT, superpixels
 from torchwhy.engines.noise import draws, normal
 from torchwhy.metrics import Metric, Score
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import sys
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from torchwhy import IntegratedGradients, TorchwhyError, metrics
+from torchwhy import IntegratedGradients, Saliency, TorchwhyError, metrics
+from torchwhy.core.tensors import Tensors
 from torchwhy.metrics import Curve, Score, faithfulness_panel, panel
 
 NAN = float("nan")
@@ -161,3 +163,36 @@ def test_a_package_that_is_missing_costs_its_metric_alone(
     found = faithfulness_panel(net, IntegratedGradients(net), x, **OPTIONS)
     assert set(found.skipped) == {"IROF"}
     assert "torchwhy[vision]" in found.skipped["IROF"]
+
+
+# -- what a metric may ask of a method ---------------------------------------------------------------------------
+
+
+def test_a_method_explains_again_for_the_same_target(net: nn.Module, x: Tensor) -> None:
+    # The prediction of the inputs themselves, whatever is predicted for others.
+    predicted = net(x).argmax(1)
+    with metrics.Deletion().judging(Saliency(net, abs=False), x) as judged:
+        moved = judged.again(Tensors([torch.cat([x + 5, -x])]), copies=2)
+        other = judged.with_model(nn.Sequential(nn.Flatten(), nn.Linear(64, 3).double()).eval())
+        assert judged.p.cost.forward > 0
+    assert_close(moved.parts[0], Saliency(net, abs=False).attribute(torch.cat([x + 5, -x]), target=predicted.repeat(2)))
+    assert other.parts[0].shape == x.shape
+    assert not torch.allclose(other.parts[0], judged.values.parts[0])
+
+
+def test_another_model_is_asked_about_the_same_target(net: nn.Module, x: Tensor) -> None:
+    other = copy.deepcopy(net)
+    with torch.no_grad():
+        other[3].bias += torch.tensor([100.0, 0, 0])  # predicts 0 for everything
+    with metrics.Deletion().judging(Saliency(net), x) as judged:
+        found = judged.with_model(other)
+    assert_close(found.parts[0], Saliency(other).attribute(x, target=net(x).argmax(1)))
+    assert (net(x).argmax(1) != 0).any()
+
+
+def test_attributions_cannot_explain_again(x: Tensor) -> None:
+    with (
+        metrics.Deletion(lambda z: z.sum((1, 2, 3))).judging(x, x) as judged,
+        pytest.raises(TorchwhyError, match="give a method in place of attributions"),
+    ):
+        judged.again(Tensors([x]))

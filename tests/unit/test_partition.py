@@ -13,7 +13,8 @@ from torch.testing import assert_close
 
 from torchwhy import TorchwhyError
 from torchwhy.core.tensors import Tensors
-from torchwhy.engines.game import Groups, channels
+from torchwhy.engines.game import Groups
+from torchwhy.engines.masks import channels
 from torchwhy.methods.partition import PartitionShap, Tree, _halves, _places, correlated
 from torchwhy.methods.shapley import ShapleyValues
 

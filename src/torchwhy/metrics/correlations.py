@@ -1,0 +1,431 @@
+"""Do attributions of random subsets say how far the score falls without them?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchwhy.core.errors import TorchwhyError
+from torchwhy.core.options import at_least, one_of
+from torchwhy.core.tensors import Tensors
+from torchwhy.engines.noise import check_stdevs, draws, normal
+from torchwhy.metrics.removal import Removal, RemovalMetric, check_shares, wide
+from torchwhy.metrics.score import INFINITY, Curve, Score
+from torchwhy.registry import MetricInfo, register_metric
+
+
+def subsets(removal: Removal, share: float, n_subsets: int, seed: int) -> Tensor:
+    """Rows (n_subsets, M) that lack a share of the positions, drawn at random; the same for equal arguments."""
+    count = min(max(1, round(share * removal.count)), removal.count)
+    drawn = torch.rand(n_subsets, removal.count, generator=draws(seed, stream=63), dtype=torch.float64)
+    return drawn.argsort(1).argsort(1) >= count
+
+
+def one_absent(removal: Removal) -> Tensor:
+    """Rows (M, M) that lack one position each."""
+    return ~torch.eye(removal.count, dtype=torch.bool)
+
+
+def sums(removal: Removal, present: Tensor) -> Tensor:
+    """(K, B) sums of the attributions of what rows (K, M) lack."""
+    return (~present).to(removal.values) @ removal.values.T
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A correlation (B,), where it is defined, and why it is not elsewhere."""
+
+    value: Tensor
+    defined: Tensor
+    reasons: list[str]
+
+    def score(self, **more: Any) -> Score:
+        """As the value of a metric."""
+        return Score.where(self.defined, self.value, self.reasons, **more)
+
+
+def pearson(attributed: Tensor, falls: Tensor, level: Tensor) -> Relation:
+    """Correlation over the first dimension of (K, B) each.
+
+    Args:
+        attributed: attributions.
+        falls: of the score.
+        level: (B,) the score, of which falls have the rounding.
+    """
+    a, f = (t.double() - t.double().mean(0) for t in (attributed, falls))
+    spread_a, spread_f = a.norm(dim=0), f.norm(dim=0)
+    eps = torch.finfo(falls.dtype).eps * len(a) ** 0.5
+    varied = spread_a > 4 * eps * attributed.double().abs().amax(0)
+    moved = spread_f > 4 * eps * torch.maximum(level.double().abs(), falls.double().abs().amax(0))
+    defined = varied & moved
+    value = (a * f).sum(0) / torch.where(defined, spread_a * spread_f, 1)
+    reasons = [
+        "the attributions are the same for all that is removed"
+        if not v
+        else "the score falls by as much whatever is removed"
+        for v in varied.tolist()
+    ]
+    return Relation(value.clamp(-1, 1).to(attributed.dtype), defined, reasons)
+
+
+def spearman(attributed: Tensor, falls: Tensor, level: Tensor) -> Relation:
+    """Correlation of the ranks; equal values share their mean rank."""
+    plain = pearson(attributed, falls, level)
+    a, f = (_ranks(t).to(t.dtype) for t in (attributed, falls))
+    order = pearson(a, f, torch.zeros_like(level))
+    return Relation(order.value, plain.defined & order.defined, plain.reasons)
+
+
+def _ranks(t: Tensor) -> Tensor:
+    """Mean ranks over the first dimension of (K, B)."""
+    rows = t.T.contiguous()
+    ordered = rows.sort(1).values
+    first, last = (torch.searchsorted(ordered, rows, right=right) for right in (False, True))
+    return ((first + last - 1).double() / 2).T
+
+
+@dataclass(kw_only=True, eq=False)
+class SubsetMetric(RemovalMetric):
+    """A metric on random subsets of the positions.
+
+    Args:
+        n_subsets: drawn.
+        share: of the positions, that a subset is.
+    """
+
+    n_subsets: int = 100
+    share: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("n_subsets", self.n_subsets, 2)
+        check_shares("share", self.share)
+
+    def drawn(self, removal: Removal) -> tuple[Tensor, Tensor]:
+        """Attributions and falls of the subsets, (K, B) each."""
+        present = subsets(removal, self.share, self.n_subsets, self.seed)
+        return sums(removal, present), removal.falls(present)
+
+
+@register_metric(
+    MetricInfo(
+        family="faithfulness",
+        summary="correlation of the attributions of random subsets with the fall of the score without them",
+        paper="Bhatt, Weller, Moura: Evaluating and Aggregating Feature-based Model Explanations",
+        year=2020,
+        cost="n_subsets forward passes",
+        range=(-1, 1),
+        direction="higher",
+    )
+)
+@dataclass(kw_only=True, eq=False)
+class FaithfulnessCorrelation(SubsetMetric):
+    r"""Pearson's correlation over random subsets of the attribution and the fall of the score.
+
+    .. math:: \operatorname{corr}_S\left( \sum_{i \in S} a_i,\; f(x) - f(x_{\setminus S}) \right)
+
+    Shapes: attributions like the inputs (B, ...), value (B,). No units.
+
+    Paper: U. Bhatt, A. Weller, J. M. F. Moura, IJCAI 2020, arXiv:2005.00631.
+
+    >>> import torch
+    >>> w = torch.tensor([3.0, 1.0, -2.0, 0.5])
+    >>> FaithfulnessCorrelation(lambda x: x @ w, share=0.5).score(w[None], torch.ones(1, 4)).value.round(decimals=4)
+    tensor([1.])
+    """
+
+    def measure(self, removal: Removal) -> Score:
+        return pearson(*self.drawn(removal), wide(removal.p.scores)).score()
+
+
+@register_metric(
+    MetricInfo(
+        family="faithfulness",
+        summary="rank correlation of the attributions of random subsets with the fall of the score without them",
+        paper="Fel et al.: Xplique, after Bhatt, Weller, Moura",
+        year=2022,
+        cost="n_subsets forward passes",
+        range=(-1, 1),
+        direction="higher",
+    )
+)
+@dataclass(kw_only=True, eq=False)
+class MuFidelity(SubsetMetric):
+    r"""Spearman's correlation over random subsets of the attribution and the fall of the score.
+
+    .. math:: \operatorname{corr}_S\left( \operatorname{rank} \sum_{i \in S} a_i,\;
+        \operatorname{rank} f(x) - f(x_{\setminus S}) \right)
+
+    Shapes: attributions like the inputs (B, ...), value (B,). No units.
+
+    Paper: U. Bhatt, A. Weller, J. M. F. Moura, IJCAI 2020, arXiv:2005.00631; with ranks T. Fel et al., 2022,
+    arXiv:2206.04394.
+
+    >>> import torch
+    >>> w = torch.tensor([3.0, 1.0, -2.0, 0.5])
+    >>> model = lambda x: (x @ w).exp()
+    >>> MuFidelity(model, share=0.25).score(w[None], torch.ones(1, 4)).value.round(decimals=4)
+    tensor([1.])
+    """
+
+    def measure(self, removal: Removal) -> Score:
+        return spearman(*self.drawn(removal), wide(removal.p.scores)).score()
+
+
+@register_metric(
+    MetricInfo(
+        family="faithfulness",
+        summary="correlation of the attributions with the fall of the score without each position",
+        paper="Alvarez-Melis, Jaakkola: Towards Robust Interpretability with Self-Explaining Neural Networks",
+        year=2018,
+        cost="1 forward pass per position",
+        range=(-1, 1),
+        direction="higher",
+    )
+)
+@dataclass(kw_only=True, eq=False)
+class FaithfulnessEstimate(RemovalMetric):
+    r"""Pearson's correlation over the positions of the attribution and the fall of the score.
+
+    .. math:: \operatorname{corr}_i\left( a_i,\; f(x) - f(x_{\setminus i}) \right)
+
+    Shapes: attributions like the inputs (B, ...), value (B,). No units.
+
+    Paper: D. Alvarez-Melis, T. Jaakkola, NeurIPS 2018, arXiv:1806.07538.
+
+    >>> import torch
+    >>> w = torch.tensor([3.0, 1.0, -2.0, 0.5])
+    >>> FaithfulnessEstimate(lambda x: x @ w).score(w[None], torch.ones(1, 4)).value.round(decimals=4)
+    tensor([1.])
+    """
+
+    def measure(self, removal: Removal) -> Score:
+        falls = removal.falls(one_absent(removal))
+        return pearson(removal.values.T, falls, wide(removal.p.scores)).score()
+
+
+@register_metric(
+    MetricInfo(
+        family="faithfulness",
+        summary="rank correlation of the sizes of the attributions with the change without each position",
+        paper="Nguyen, Rodríguez Martínez: On Quantitative Aspects of Model Interpretability",
+        year=2020,
+        cost="1 evaluation of the fill per position",
+        range=(-1, 1),
+        direction="higher",
+        signed=False,
+    )
+)
+@dataclass(kw_only=True, eq=False)
+class MonotonicityCorrelation(RemovalMetric):
+    r"""Spearman's correlation over the positions of the size of the attribution and the expected squared change.
+
+    .. math:: \operatorname{corr}_i\left( \operatorname{rank} |a_i|,\;
+        \operatorname{rank} \left( f(x) - f(x_{\setminus i}) \right)^2 \right)
+
+    Where the fill is random, a score is its mean over the draws.
+
+    Shapes: attributions like the inputs (B, ...), value (B,). No units.
+
+    Paper: A. Nguyen, M. Rodríguez Martínez, 2020, arXiv:2007.07584.
+
+    >>> import torch
+    >>> w = torch.tensor([3.0, 1.0, -2.0, 0.5])
+    >>> MonotonicityCorrelation(lambda x: x @ w).score(w[None], torch.ones(1, 4)).value.round(decimals=4)
+    tensor([1.])
+    """
+
+    def measure(self, removal: Removal) -> Score:
+        changes = removal.falls(one_absent(removal)).square()
+        return spearman(removal.values.abs().T, changes, wide(removal.p.scores)).score()
+
+
+@register_metric(
+    MetricInfo(
+        family="faithfulness",
+        summary="share of the steps in which the score does not fall while positions are added, the least first",
+        paper="Arya et al.: One Explanation Does Not Fit All",
+        year=2019,
+        cost="n_steps + 1 forward passes",
+        range=(0, 1),
+        direction="higher",
+    )
+)
+@dataclass(kw_only=True, eq=False)
+class Monotonicity(RemovalMetric):
+    r"""The share of steps in which the score does not fall while positions are put into nothing, the least first.
+
+    .. math:: \frac{1}{S} \sum_{k=1}^{S} 1\left[ f(x_{\text{bottom } k}) \ge f(x_{\text{bottom } k - 1}) \right]
+
+    Arya et al. ask whether it is 1. Where features do not interact, it does not depend on their order: read it for
+    what it is.
+
+    Args:
+        n_steps: steps from nothing to everything, but never more than there are positions; None takes one position at
+            a time.
+
+    Shapes: attributions like the inputs (B, ...), value (B,), curve (S, B). No units.
+
+    Paper: V. Arya et al., 2019, arXiv:1909.03012.
+
+    >>> import torch
+    >>> model = lambda x: torch.relu(x[:, 0] + x[:, 1] - 1) - 0.1 * x[:, 1] * (1 - x[:, 0])
+    >>> x = torch.ones(1, 2)
+    >>> Monotonicity(model).score(torch.tensor([[1.0, 2.0]]), x).value
+    tensor([1.])
+    >>> Monotonicity(model).score(torch.tensor([[2.0, 1.0]]), x).value
+    tensor([0.5000])
+    """
+
+    n_steps: int | None = 20
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_steps is not None:
+            at_least("n_steps", self.n_steps, 1)
+
+    def measure(self, removal: Removal) -> Score:
+        steps = removal.count if self.n_steps is None else self.n_steps
+        without = removal.most_first(removal.counts(torch.linspace(0, 1, steps + 1, dtype=torch.float64)))
+        curve = Curve(1 - without.x.flip(0), without.y.flip(0), "share shown, least first")
+        rises = curve.y.diff(dim=0)
+        rounding = 4 * torch.finfo(curve.y.dtype).eps * curve.y.abs().amax(0)
+        return Score((rises >= -rounding).to(rises).mean(0), curve=curve)
+
+
+@register_metric(
+    MetricInfo(
+        family="faithfulness",
+        summary="mean squared gap between what attributions say of random subsets and the fall without them",
+        paper="Yeh, Hsieh, Suggala, Inouye, Ravikumar: On the (In)fidelity and Sensitivity of Explanations",
+        year=2019,
+        cost="n_subsets forward passes",
+        range=(0, INFINITY),
+        direction="lower",
+        units="score squared",
+    )
+)
+@dataclass(kw_only=True, eq=False)
+class Infidelity(SubsetMetric):
+    r"""The mean squared gap between what the attributions say of a change :math:`I` of the input and what it does.
+
+    .. math:: \frac{1}{n} \sum_I \left( \beta\, \phi^\top I - \left( f(x) - f(x - I) \right) \right)^2
+
+    Args:
+        perturbation: "subsets" of the positions get the fill, and attributions of what was removed say what this does:
+            :math:`\phi^\top I = \sum_{i \in S} a_i`. "noise" is added to all elements, and attributions are slopes:
+            :math:`\phi^\top I = \sum_i a_i \epsilon_i`.
+        scaled: :math:`\beta` makes the gap least, so that only the proportions of the attributions count; else it is 1.
+        stdevs: of the noise; one for all inputs, or one each.
+
+    Shapes: attributions like the inputs (B, ...), value and standard error (B,). Units: score squared.
+
+    Paper: C.-K. Yeh et al., NeurIPS 2019, arXiv:1901.09392.
+
+    >>> import torch
+    >>> w = torch.tensor([3.0, 1.0, -2.0, 0.5])
+    >>> x = 2 * torch.ones(1, 4)
+    >>> Infidelity(lambda x: x @ w).score(w * x, x).value
+    tensor([0.])
+    >>> Infidelity(lambda x: x @ w, scaled=True).score(w[None], x).value
+    tensor([0.])
+    >>> Infidelity(lambda x: x @ w, perturbation="noise").score(w[None], x).value < 1e-6
+    tensor([True])
+    """
+
+    perturbation: str = "subsets"
+    scaled: bool = False
+    stdevs: float | tuple[float, ...] = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("perturbation", self.perturbation, ("subsets", "noise"))
+        check_stdevs(self.stdevs)
+
+    def measure(self, removal: Removal) -> Score:
+        said, falls = self.drawn(removal) if self.perturbation == "subsets" else self.noisy(removal)
+        said, falls = said.double(), falls.double()
+        details = {}
+        if self.scaled:
+            size = (said**2).sum(0)
+            scale = (said * falls).sum(0) / torch.where(size > 0, size, 1)
+            said = scale * said
+            details["scale"] = scale.tolist()
+        gaps = ((said - falls) ** 2).to(removal.values)
+        return Score(gaps.mean(0), standard_error=gaps.std(0) / len(gaps) ** 0.5, details=details)
+
+    def noisy(self, removal: Removal) -> tuple[Tensor, Tensor]:
+        """What slopes say of noise, and what it does, (K, B) each."""
+        p = removal.p
+        noise = normal(self.stdevs, p.point, self.seed)
+        if noise is None:
+            raise TorchwhyError("stdevs are 0, so that nothing is changed: give the noise a size")
+        said = removal.values.new_zeros(self.n_subsets, p.size)
+
+        def points(es: slice, ks: slice) -> Tensors:
+            moved = noise(es, ks)
+            changes = p.point[es].map(lambda t, m: wide(t) - wide(m), moved)
+            products = changes.map(lambda c, v: (c * v[es]).flatten(2).sum(2), removal.elements)
+            said[ks, es] = torch.stack(products.parts).sum(0).to(said)
+            return moved
+
+        scores = wide(p.scores_at(points, self.n_subsets, "adding noise"))
+        return said, wide(p.scores) - scores
+
+
+@register_metric(
+    MetricInfo(
+        family="faithfulness",
+        summary="correlation of attributions and falls over random subsets, as a mean over sizes of subsets",
+        paper="Ancona, Ceolini, Öztireli, Gross: Towards Better Understanding of Gradient-based Attribution Methods",
+        year=2018,
+        cost="n_subsets forward passes per share",
+        range=(-1, 1),
+        direction="higher",
+    )
+)
+@dataclass(kw_only=True, eq=False)
+class SensitivityN(RemovalMetric):
+    r"""Pearson's correlation over random subsets of each of several sizes; the curve has them all.
+
+    .. math:: \frac{1}{|N|} \sum_{n \in N} \operatorname{corr}_{|S| = n}\left( \sum_{i \in S} a_i,\;
+        f(x) - f(x_{\setminus S}) \right)
+
+    Args:
+        shares: of the positions, that subsets are.
+        n_subsets: drawn of each size.
+
+    Shapes: attributions like the inputs (B, ...), value (B,), curve (sizes, B). No units.
+
+    Paper: M. Ancona, E. Ceolini, C. Öztireli, M. Gross, ICLR 2018, arXiv:1711.06104.
+
+    >>> import torch
+    >>> w = torch.tensor([3.0, 1.0, -2.0, 0.5])
+    >>> SensitivityN(lambda x: x @ w).score(w[None], torch.ones(1, 4)).value.round(decimals=4)
+    tensor([1.])
+    """
+
+    shares: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.8)
+    n_subsets: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_shares("shares", self.shares)
+        at_least("n_subsets", self.n_subsets, 2)
+
+    def measure(self, removal: Removal) -> Score:
+        level = wide(removal.p.scores)
+        rows = {  # by how many positions they lack, so that a size is there once
+            int((~drawn[0]).sum()): drawn
+            for drawn in (subsets(removal, share, self.n_subsets, self.seed) for share in self.shares)
+        }
+        found = [pearson(sums(removal, present), removal.falls(present), level) for present in rows.values()]
+        values = torch.stack([f.value for f in found])
+        defined = torch.stack([f.defined for f in found]).all(0)
+        reasons = [next((f.reasons[i] for f in found if not f.defined[i]), "") for i in range(len(level))]
+        sizes = torch.tensor(list(rows)).to(values) / removal.count
+        curve = Curve(sizes[:, None].expand(values.shape), values, "share in a subset")
+        return Score.where(defined, values.mean(0), reasons, curve=curve)

@@ -1,0 +1,168 @@
+"""Several metrics of the same explanations, which share what they ask the model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from torchwhy.core.errors import MissingExtraError, TorchwhyError, closest
+from torchwhy.core.target import TargetLike
+from torchwhy.core.tensors import TensorOrTensors
+from torchwhy.metrics.base import Explained, Metric
+from torchwhy.metrics.score import Score
+from torchwhy.registry import metrics
+
+
+@dataclass(frozen=True, eq=False)
+class Panel(Mapping[str, Score]):
+    """Scores by the names of their metrics.
+
+    Attributes:
+        scores: in the order in which they were asked for.
+        skipped: metrics that do not apply to these explanations, and why.
+    """
+
+    scores: dict[str, Score]
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Score:
+        return self.scores[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.scores)
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @property
+    def evaluations(self) -> int:
+        """Rows that the model was asked for by all of them."""
+        return sum(score.evaluations for score in self.scores.values())
+
+    def __repr__(self) -> str:
+        """A table of means over the explanations, beside those of the controls."""
+        controls = list(dict.fromkeys(name for score in self.scores.values() for name in score.controls))
+        rows = [["metric", "value", "better", *controls, "undefined"]]
+        for name, score in self.scores.items():
+            others = [
+                _number(score.controls[c].double().nanmean().item()) if c in score.controls else "" for c in controls
+            ]
+            undefined = sum(score.undefined.values())
+            rows.append([name, _number(score.mean), score.direction, *others, str(undefined) if undefined else ""])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join(lines + [f"{name}: {reason}" for name, reason in self.skipped.items()])
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "scores": {name: score.as_dict() for name, score in self.scores.items()},
+            "skipped": self.skipped,
+            "evaluations": self.evaluations,
+        }
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.4g}"
+
+
+def panel(
+    judges: Sequence[Metric],
+    explained: Explained,
+    inputs: TensorOrTensors | None = None,
+    baselines: Any = None,
+    target: TargetLike = None,
+    additional_forward_args: Any = None,
+    *,
+    layer_baselines: Any = None,
+    mask: TensorOrTensors | None = None,
+) -> Panel:
+    """Judge the same explanations by several metrics; what one has asked the model, the others know.
+
+    Takes what `Metric.score` takes, and
+
+    Args:
+        judges: metrics of the same model, the first of which also says how many rows go into a pass.
+
+    Raises:
+        TorchwhyError: there are two of one name, or what was given does not fit one of them.
+    """
+    names = [type(m).__name__ for m in judges]
+    if not judges or len(set(names)) < len(names):
+        raise TorchwhyError("a panel has one metric or more, each of another kind")
+    for m in judges:
+        m.needs(explained, inputs, mask if "mask" in m.info.needs else None)
+    # The first that asks for most opens what all of them judge.
+    widest = max(judges, key=lambda m: ("mask" in m.info.needs, "model" in m.info.needs, "explainer" in m.info.needs))
+    with widest.judging(
+        explained, inputs, baselines, target, additional_forward_args, layer_baselines=layer_baselines, mask=mask
+    ) as judged:
+        return Panel({type(m).__name__: m.judge(judged) for m in judges})
+
+
+def faithfulness_panel(
+    model: Any,
+    explained: Explained,
+    inputs: TensorOrTensors | None = None,
+    baselines: Any = None,
+    target: TargetLike = None,
+    additional_forward_args: Any = None,
+    *,
+    layer_baselines: Any = None,
+    controls: tuple[str, ...] = (),
+    **options: Any,
+) -> Panel:
+    """All metrics of faithfulness, on the same positions and with the same fill, at the cost of their different rows.
+
+    Takes what `Metric.score` takes, and
+
+    Args:
+        model: what was explained.
+        controls: judged beside the explanations, see `torchwhy.metrics.controls`.
+        options: of the metrics that have them, such as ``at``, ``positions``, ``fill``, ``n_steps`` or ``seed``. `IROF`
+            keeps its superpixels, and `ROAD` its fill.
+
+    >>> import torch
+    >>> w = torch.tensor([3.0, 1.0, -2.0, 0.5])
+    >>> found = faithfulness_panel(lambda x: x @ w, w[None], torch.ones(1, 4))
+    >>> found["FaithfulnessCorrelation"].value.round(decimals=4)
+    tensor([1.])
+    >>> found.skipped
+    {'IROF': 'it is for images, not ((1, 4),)', 'ROAD': 'it is for images, not ((1, 4),)'}
+    """
+    judges = _faithfulness(model, controls, options)
+    with judges[0].judging(
+        explained, inputs, baselines, target, additional_forward_args, layer_baselines=layer_baselines
+    ) as judged:
+        images = all(t.ndim == 4 and t.is_floating_point() for t in judged.p.point)
+        skipped = {} if images else dict.fromkeys(_OF_IMAGES, f"it is for images, not {judged.p.point.shapes}")
+        scores = {}
+        for m in judges:
+            name = type(m).__name__
+            try:
+                if name not in skipped:
+                    scores[name] = m.judge(judged)
+            except MissingExtraError as error:
+                skipped[name] = str(error)
+        return Panel(scores, skipped)
+
+
+# Metrics for images alone, and the options that make them what they are.
+_OF_IMAGES = {"IROF": {"positions", "fill", "n_steps"}, "ROAD": {"fill"}}
+
+
+def _faithfulness(model: Any, controls: tuple[str, ...], options: dict[str, Any]) -> list[Metric]:
+    """All metrics of faithfulness, each with those of the options that it has."""
+    classes = {name: cls for name, cls in metrics().items() if cls.info.family == "faithfulness"}
+    known = {name: {f.name for f in fields(cls)} - _OF_IMAGES.get(name, set()) for name, cls in classes.items()}
+    for option in options:
+        if not any(option in names for names in known.values()):
+            raise TorchwhyError(
+                f"no metric of faithfulness has an option {option!r}{closest(option, set.union(*known.values()))}"
+            )
+    return [
+        cls(model, controls=controls, **{k: v for k, v in options.items() if k in known[name]})
+        for name, cls in classes.items()
+    ]
