@@ -12,16 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from torchwhy.core.errors import TorchwhyError, closest
 from torchwhy.core.problem import Problem
 from torchwhy.core.tensors import TensorOrTensors, Tensors, accumulator
+from torchwhy.engines.imputation import imputed
 from torchwhy.engines.noise import check_seed, draws
 
-TRACE = 1e-9
 Masks: TypeAlias = Callable[[Tensor], Tensors]  # rows (K, M) to the elements that are present, (K, 1 or B, ...)
 
 
@@ -255,8 +254,8 @@ class NoisyLinear(Fill):
     1/12, at the border in proportion. Absent neighbours are solved for together, so that little is left to see of the
     shape of what was removed. Where nothing is present, all is the mean of the example's channel.
 
-    One sparse system per row and distinct mask, solved directly for all examples and channels that share it: about 2 ms
-    for 28 x 28 pixels and 0.3 s for 224 x 224 on one core.
+    One sparse system per row, example and channel, solved for all of them together, see
+    `torchwhy.engines.imputation`: up to 0.2 ms for 32 x 32 pixels and 30 ms for 224 x 224 on one core.
 
     Args:
         std: standard deviation of the noise.
@@ -282,14 +281,12 @@ class NoisyLinear(Fill):
                 raise TorchwhyError(
                     f"noisy linear imputation fills images (B, C, H, W) of real numbers, not {t.dtype} {tuple(t.shape)}"
                 )
-        weights = [_neighbours(*t.shape[2:]) for t in p.point]
         noise = Tensors(_normal(t, self.std, self.n_draws, self.seed, 50 + part) for part, t in enumerate(p.point))
 
         def at(es: slice, present: Tensor, number: Tensor) -> Tensors:
             drawn = noise[number.to(p.point.device)]
             shown = masks(present).map(lambda m: m if m.shape[1] == 1 else m[:, es])
-            parts = zip(p.point[es], shown, weights, drawn, strict=True)
-            return Tensors(_imputed(t, m, w) + z for t, m, w, z in parts)
+            return p.point[es].map(lambda t, m, z: _imputed(t, m) + z, shown, drawn)
 
         return Bound(at, self.n_draws)
 
@@ -301,44 +298,11 @@ def _normal(t: Tensor, std: float, count: int, seed: int, stream: int) -> Tensor
     return (std * torch.stack(drawn)).to(t)[:, None]
 
 
-def _neighbours(height: int, width: int) -> Any:
-    """How much each pixel counts for each other, a sparse matrix (H * W, H * W)."""
-    from scipy.sparse import diags_array, eye_array, kron
-
-    def beside(n: int) -> Any:
-        return diags_array([1.0, 1.0], offsets=[-1, 1], shape=(n, n))
-
-    rows, columns = beside(height), beside(width)
-    direct = kron(rows, eye_array(width)) + kron(eye_array(height), columns)
-    return (direct / 6 + kron(rows, columns) / 12).tocsr()
-
-
-def _imputed(t: Tensor, shown: Tensor, weights: Any) -> Tensor:
-    """Images (b, C, H, W) whose pixels are there where ``shown`` (K, 1 or b, C, H, W), the others solved for."""
-    images = t.detach().cpu().double().flatten(2).flatten(0, 1)
-    out = images.repeat(len(shown), 1, 1)
-    for row, there in zip(out, shown.cpu(), strict=True):
-        masks = there.expand(len(t), *there.shape[1:]).flatten(2).flatten(0, 1)
-        kinds, kind = masks.unique(dim=0, return_inverse=True)
-        for number, known in enumerate(kinds):
-            if not known.all():
-                layers = (kind == number).nonzero().flatten()
-                absent = (~known).nonzero().flatten()
-                row[layers[:, None], absent] = _solved(images[layers], known.numpy(), weights)
-    return out.view(len(shown), *t.shape).to(t)
-
-
-def _solved(images: Tensor, known: np.ndarray, weights: Any) -> Tensor:
-    """The absent pixels (n, absent) of images (n, H * W)."""
-    from scipy.sparse import diags_array
-    from scipy.sparse.linalg import splu
-
-    mean = images.mean(1).numpy()
-    rows = weights[~known]
-    # So little of the mean is of no account, unless there is nothing else.
-    system = diags_array(rows.sum(1) + TRACE) - rows[:, ~known]
-    given = rows[:, known] @ images[:, known].numpy().T + TRACE * mean
-    return torch.from_numpy(splu(system.tocsc(), permc_spec="MMD_AT_PLUS_A").solve(given).T)
+def _imputed(t: Tensor, shown: Tensor) -> Tensor:
+    """Images (b, C, H, W) whose pixels are there where ``shown`` (K, 1 or b, 1 or C, H, W), the others solved for."""
+    images = t.detach().to(accumulator(t.dtype)).expand(len(shown), *t.shape)
+    found = imputed(images.flatten(0, 2), shown.expand(images.shape).flatten(0, 2))
+    return found.view(images.shape).to(t.dtype)
 
 
 def carried(p: Problem, rows: Tensors) -> Tensors:
