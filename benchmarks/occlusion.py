@@ -20,7 +20,7 @@ from common import ResNet18, seeded, side_by_side
 
 WINDOW = (3, 15, 15)
 TARGET = 3
-PER_EVAL = (1, 4, 16)
+PER_EVAL = (1, 4, 8, 16)
 BATCH = 16
 
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import torchwhy as why
-from torchwhy.engines.game import superpixels
+from torchwhy.engines.masks import superpixels
 from torchwhy.methods.kernel_shap import KernelShap
 from torchwhy.methods.shapley import ShapleyValues, ShapleyValueSampling
 

@@ -22,24 +22,29 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def table() -> str:
-    """What each method is, needs and costs, in a line."""
-    rows = ["| Method | What it computes | Cost for each example |", "|---|---|---|"]
-    for name, cls in methods().items():
-        rows.append(f"| [`{name}`][{path(cls)}] | {cls.info.summary} | {cls.info.cost} |")
-    return "\n".join(rows)
+    """What each method is, needs and costs, in a line, by family."""
+    parts = []
+    for title, found in families():
+        parts.append(f"**{title}**\n\n| Method | What it computes | Cost for each example |\n|---|---|---|")
+        parts[-1] += "".join(
+            f"\n| [`{cls.__name__}`][{path(cls)}] | {cls.info.summary} | {cls.info.cost} |" for cls in found
+        )
+    return "\n\n".join(parts)
 
 
 def entries() -> str:
     """The documentation of every method, by family."""
     parts = []
-    for family, title in FAMILIES.items():
+    for title, found in families():
         parts.append(f"## {title}")
-        parts += [
-            f"::: {path(cls)}\n    options:\n      members: false"
-            for cls in methods().values()
-            if cls.info.family == family
-        ]
+        parts += [f"::: {path(cls)}\n    options:\n      members: false" for cls in found]
     return "\n\n".join(parts)
+
+
+def families() -> list[tuple[str, list[type]]]:
+    """The title of each family, and its methods."""
+    known = methods().values()
+    return [(title, [cls for cls in known if cls.info.family == family]) for family, title in FAMILIES.items()]
 
 
 def path(cls: type) -> str:

@@ -7,7 +7,7 @@
 torch.Size([1, 4])
 """
 
-from torchwhy import metrics  # noqa: F401  as why.metrics
+from torchwhy import activations, metrics, robust
 from torchwhy.api import explain
 from torchwhy.core.errors import MissingExtraError, TorchwhyError, UnsupportedError
 from torchwhy.core.evidence import Check, Verdict
@@ -16,6 +16,7 @@ from torchwhy.core.regions import Box, Pixels
 from torchwhy.core.scores import Difference, LogOdds, Output, Probability, Similarity, Token
 from torchwhy.core.site import Site
 from torchwhy.core.target import Score
+from torchwhy.engines import fills, masks
 from torchwhy.engines.rules import trace
 from torchwhy.methods import (
     KPCACAM,
@@ -70,6 +71,7 @@ from torchwhy.methods import (
     VarGrad,
     XGradCAM,
 )
+from torchwhy.recommendation import Recommendation, recommend
 
 __all__ = [
     "KPCACAM",
@@ -119,6 +121,7 @@ __all__ = [
     "Pixels",
     "Probability",
     "RandomCAM",
+    "Recommendation",
     "RectGrad",
     "Saliency",
     "Score",
@@ -139,6 +142,12 @@ __all__ = [
     "VarGrad",
     "Verdict",
     "XGradCAM",
+    "activations",
     "explain",
+    "fills",
+    "masks",
+    "metrics",
+    "recommend",
+    "robust",
     "trace",
 ]

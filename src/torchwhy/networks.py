@@ -20,8 +20,7 @@ class ConvNet(nn.Module):
         input_shape: `(channels, height, width)` of one image, at least 5 x 5 pixels.
         classes: number of classes.
 
-    Shapes:
-        `(N, channels, height, width)` to `(N, classes)` logits.
+    Shapes: `(N, channels, height, width)` to `(N, classes)` logits.
 
     Raises:
         TorchwhyError: an impossible `input_shape` or `classes`; an input of another shape or dtype.

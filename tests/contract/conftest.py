@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from torchwhy import Explanation, Method, Saliency, registry
+from torchwhy.methods import Level
 
 # A contract holds for a few steps and samples as well as for many.
 QUICK = {"n_steps": 8, "n_samples": 6, "nt_samples": 4, "budget": 200}
@@ -128,10 +129,11 @@ class Case:
         at: Any = None,
         target: Any = None,
         extra: Any = None,
+        check: Level = "basic",
         **options: Any,
     ) -> Explanation:
         return self.method(model, at, **options).explain(
-            inputs, self.baselines(inputs), target=target, additional_forward_args=extra, check="basic"
+            inputs, self.baselines(inputs), target=target, additional_forward_args=extra, check=check
         )
 
     def baselines(self, inputs: Any) -> Any:

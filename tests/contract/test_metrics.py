@@ -17,7 +17,7 @@ from torchwhy.metrics import Metric, Score
 from torchwhy.registry import lookup_metric
 
 # A contract holds for a few steps and samples as well as for many.
-QUICK = {"n_steps": 4, "n_samples": 8, "n_subsets": 8}
+QUICK = {"n_steps": 4, "n_samples": 8, "n_subsets": 8, "alike": 0.5}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Case:
 
     def metric(self, model: Any, **options: Any) -> Metric:
         known = {f.name for f in dataclasses.fields(self.cls)}
-        chosen = {name: value for name, value in (QUICK | options).items() if name in known}
+        quick = QUICK | {"other": Saliency(model, abs=False)} if self.cls.info.family == "agreement" else QUICK
+        chosen = {name: value for name, value in (quick | options).items() if name in known}
         return self.cls(model, **chosen) if "model" in self.needs else self.cls(**chosen)
 
     def score(self, model: Any, x: Any, *, target: Any = 1, given: str = "method", **options: Any) -> Score:

@@ -483,9 +483,13 @@ def test_a_record_brings_its_layer_and_its_target() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).double()
     x = rand(3, 6)
-    record = IntegratedGradients(net, at="1").explain(x, target=[2, 0, 1])
+    method = IntegratedGradients(net, at="1")
+    record = method.explain(x, target=[2, 0, 1])
     found = metrics.Deletion(net).score(record)
-    plain = metrics.Deletion(net, at="1").score(record.values, x, target=[2, 0, 1])
+    assert_close(found.value, metrics.Deletion().score(method, x, target=[2, 0, 1]).value)
+    # The method compares with what zero inputs bring about at the layer; numbers alone do not say so.
+    base = net[:2](torch.zeros(1, 6, dtype=torch.float64)).detach()
+    plain = metrics.Deletion(net, at="1").score(record.values, x, target=[2, 0, 1], layer_baselines=base)
     assert_close(found.value, plain.value)
     assert not torch.allclose(found.value, metrics.Deletion(net).score(record, target=0).value)
     with pytest.raises(TorchwhyError, match="give target="):

@@ -6,6 +6,7 @@ its worst answer, and "unknown" where nothing could be checked. There is no over
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
@@ -22,6 +23,15 @@ CONVERGENCE_LIMIT = 0.05  # of the attribution, by which it may still change
 NOISE_LIMIT = 0.25  # of the attribution's norm, that may be sampling error
 PRECISION_LIMIT = 0.02  # of the gradient's norm, that may be rounding
 
+# Checks by what a warning of theirs means, the worst first: nothing was explained, not the decision of a trained model
+# was, what was explained is not shown, and what is shown is inexact.
+_OF_THE_MODEL = ("training", "accuracy", "decision", "steadiness")
+_SERIOUS = (
+    *("completion", "independence", "silence"),
+    *_OF_THE_MODEL,
+    *("weights", "faithfulness", "class", "noise", "baseline"),
+)
+
 
 @dataclass(frozen=True)
 class Check:
@@ -31,14 +41,14 @@ class Check:
         name: short, such as "completeness".
         question: what is asked, as a person would ask it.
         status: (B,) answers.
-        value: (B,) numbers that decided.
+        value: (B,) numbers that decided; None where there is none.
         reason: (B,) sentences.
     """
 
     name: str
     question: str
     status: tuple[Status, ...]
-    value: tuple[float, ...]
+    value: tuple[float | None, ...]
     reason: tuple[str, ...]
 
     def select(self, index: int) -> Check:
@@ -57,10 +67,17 @@ class Check:
 
     @staticmethod
     def of(name: str, question: str, value: Tensor, judge: Callable[[float, int], tuple[Status, str]]) -> Check:
-        """Judge every example by its value: ``judge(value, index) -> (status, reason)``."""
-        values = tuple(value.double().tolist())
-        answers = [judge(v, i) for i, v in enumerate(values)]
-        return Check(name, question, tuple(a[0] for a in answers), values, tuple(a[1] for a in answers))
+        """Judge every example by its value: ``judge(value, index) -> (status, reason)``.
+
+        A value that is not finite is not kept, and one that is not a number never passes.
+        """
+        values: list[float] = value.double().tolist()
+        answers: list[tuple[Status, str]] = [judge(v, i) for i, v in enumerate(values)]
+        for i, v in enumerate(values):
+            if math.isnan(v) and answers[i][0] == "pass":
+                answers[i] = "unknown", "the number that would decide is undefined"
+        kept = tuple(v if math.isfinite(v) else None for v in values)
+        return Check(name, question, tuple(a[0] for a in answers), kept, tuple(a[1] for a in answers))
 
 
 @dataclass(frozen=True)
@@ -77,17 +94,44 @@ class Verdict:
 def verdict(checks: Sequence[Check], index: int) -> Verdict:
     """The worst answer wins; what passed is told only where nothing warns.
 
+    What speaks for the model alone makes no explanation pass.
+
     >>> gap = Check("completeness", "Do the parts add up?", ("pass",), (0.01,), ("the parts add up to 99 %",))
     >>> str(verdict([gap], 0))
     'pass: the parts add up to 99 %'
     >>> str(verdict([], 0))
     'unknown: this method promises nothing that can be checked for free; ask with check="basic"'
     """
-    for status in ("warn", "pass", "unknown"):
-        reasons = tuple(c.reason[index] for c in checks if c.status[index] == status)
+    ordered = by_weight(checks, index)
+    speaks = any(c.status[index] == "pass" and c.name not in _OF_THE_MODEL for c in ordered)
+    states: tuple[Status, ...] = ("warn", "pass", "unknown") if speaks else ("warn", "unknown")
+    for status in states:
+        reasons = tuple(c.reason[index] for c in ordered if c.status[index] == status)
         if reasons:
             return Verdict(status, reasons)
     return Verdict("unknown", ('this method promises nothing that can be checked for free; ask with check="basic"',))
+
+
+def by_weight(checks: Sequence[Check], index: int) -> list[Check]:
+    """The checks on an example: what speaks against it, most serious first, then what speaks for it, then the rest."""
+    states = ("warn", "pass", "unknown")
+    return sorted(checks, key=lambda c: (states.index(c.status[index]), _place(c)))
+
+
+def against(checks: Sequence[Check]) -> list[tuple[Check, list[int]]]:
+    """The checks that warn, most serious first, each with the examples that it warns of."""
+    warned = [(c, [i for i, status in enumerate(c.status) if status == "warn"]) for c in checks]
+    return sorted(((c, found) for c, found in warned if found), key=lambda w: _place(w[0]))
+
+
+def _place(check: Check) -> int:
+    return _SERIOUS.index(check.name) if check.name in _SERIOUS else len(_SERIOUS)
+
+
+def undecided(name: str, question: str, examples: int, reason: str) -> Check:
+    """A check that cannot be made, and why."""
+    unknown: Status = "unknown"
+    return Check(name, question, (unknown,) * examples, (None,) * examples, (reason,) * examples)
 
 
 def percent(fraction: float) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from torchwhy.core.errors import TorchwhyError
-from torchwhy.core.evidence import Check, Verdict, verdict
+from torchwhy.core.evidence import Check, Verdict, against, by_weight, verdict
 from torchwhy.core.files import write_atomically
 from torchwhy.core.guard import module_of
 from torchwhy.core.tensors import TensorOrTensors
@@ -101,6 +101,10 @@ class Explanation:
     def __iter__(self) -> Iterator[Explanation]:
         return (self[i] for i in range(len(self)))
 
+    def weighed(self, index: int = 0) -> list[Check]:
+        """The checks on an example: those against it, most serious first, then those for it, then the undecided."""
+        return by_weight(self.evidence, index)
+
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
         """One verdict per example."""
@@ -116,6 +120,23 @@ class Explanation:
                 more = (f"the same for {len(found) - 1} more of {len(self)} examples",) if len(found) > 1 else ()
                 return Verdict(found[0].status, found[0].reasons + more)
         raise AssertionError("an explanation has at least one example")
+
+    def why_not_trust(self) -> tuple[str, ...]:
+        """The reasons against the explanation in sentences, most serious first; none where no check warns.
+
+        Of several examples, a reason is told once, as it is for the first of the examples it holds for.
+
+        >>> x = torch.ones(1, 2)
+        >>> gap = Check("completeness", "Do the parts add up?", ("warn",), (0.4,), ("the parts leave a gap of 40 %",))
+        >>> Explanation(x, x, torch.ones(1), ("0",), "Saliency", evidence=(gap,)).why_not_trust()
+        ('The parts leave a gap of 40 %.',)
+        """
+        told = []
+        for check, found in against(self.evidence):
+            reason = check.reason[found[0]]
+            which = f" (example {found[0]}, and {len(found)} of {len(self)} in all)" if len(self) > 1 else ""
+            told.append(f"{reason[:1].upper()}{reason[1:]}{which}.")
+        return tuple(told)
 
     def target_name(self, index: int = 0) -> str:
         """The target of an example, with the class's name where it is known."""
@@ -208,6 +229,7 @@ class Explanation:
             "at": self.at,
             "options": {k: _plain(v) for k, v in self.options.items()},
             "provenance": self.provenance,
+            "why_not_trust": list(self.why_not_trust()),
             "examples": [
                 {
                     "target": self.target[i],

@@ -131,8 +131,12 @@ class _Rest:
         for p in self.trained:
             p.requires_grad = True
         for m, there, kept in self.buffers:
-            m._buffers.clear()
-            m._buffers.update(there)
+            if isinstance(m, torch.jit.ScriptModule):  # has always the same names, in something that is no dict
+                for name in kept:
+                    m._buffers[name] = there[name]
+            else:
+                m._buffers.clear()
+                m._buffers.update(there)
             for name, value in kept.items():
                 b = there[name]
                 assert b is not None

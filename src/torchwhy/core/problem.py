@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
@@ -21,6 +21,7 @@ from torchwhy.core.behind import Behind, Shortcut, cut, is_watched, same_numbers
 from torchwhy.core.errors import TorchwhyError, UnsupportedError
 from torchwhy.core.guard import Arguments, bare, call, module_of
 from torchwhy.core.inputs import broadcast, cast, check_inputs, leaf
+from torchwhy.core.layout import ByPixel
 from torchwhy.core.meter import Meter
 from torchwhy.core.progress import Progress
 from torchwhy.core.site import At, Place, Site, Sites, Stop, Tap, Taps, find_place, find_site, joined, tap
@@ -82,6 +83,7 @@ class _Shared:
     cost: Cost = field(default_factory=Cost)
     limits: dict[bool, int] = field(default_factory=dict)  # rows per pass, with and without gradients
     channels_last: bool | None = None  # the memory layout of images, once it is known which is right
+    blind: bool = True  # no pass has met anything that could tell how its images lie in memory
     reached: bool = False  # the target's site is known to run as often as its Site says
     behind: dict[Site, Behind | None] = field(default_factory=dict)  # the model, cut at a site where it can be
 
@@ -156,6 +158,7 @@ class Problem:
         self._output: Tensor | None = None
         self._layout: list[list[int]] = []  # how many tensors each call of each place at the site holds
         self._apart = False  # several places are known to act on the target each by itself
+        self._by_pixel = False  # in a pass on images that lie in memory pixel by pixel
         self._plain = False  # the model's output is known to be a tensor
         self._shortcuts: dict[bool, Shortcut | None] = {}  # with and without gradients, once looked for
         self._many = self.size > FIRST_ROWS  # more rows will follow than fit into a first pass
@@ -327,7 +330,7 @@ class Problem:
         self.target  # noqa: B018  is resolved at the point itself, never at a changed copy
         if joined(self.site) and count > 1 and not gradients:
             self._check_apart()
-        if self._many and self._shared.channels_last is None:
+        if self._many and self._shared.channels_last is None and not self._may_be_by_pixel():
             self._shared.channels_last = self._can_be_channels_last()
         if count >= MANY_COPIES and gradients not in self._shortcuts:
             self._shortcuts[gradients] = None
@@ -451,9 +454,9 @@ class Problem:
         limits = self._limits(gradients, behind=z is not None)
         try:
             if not self._many or limits or self.batch_size is not None:
-                return self._run(z, rows, gradients)
+                return self._watched(z, rows, gradients)
             with Meter(gradients=gradients) as meter:
-                done = self._run(z, rows, gradients)
+                done = self._watched(z, rows, gradients)
             limits.update(meter.limits(len(rows), self.inputs.device))
         except torch.OutOfMemoryError:
             if len(rows) == 1:
@@ -466,6 +469,26 @@ class Problem:
             self._evaluate(None if z is None else z[s], rows[s], gradients) for s in (slice(half), slice(half, None))
         ]
         return _Done.cat(parts)
+
+    def _watched(self, z: Tensors | None, rows: Tensor, gradients: bool) -> _Done:
+        """`_run`, on images that lie in memory pixel by pixel where nothing in the model can tell."""
+        # A maximum of two numbers that are almost equal has its gradient at the one or the other, as roundings fall:
+        # those at the input stay with the layout that everybody has.
+        if (gradients and self.site is None) or not self._may_be_by_pixel():
+            return self._run(z, rows, gradients)
+        random, cost = torch.get_rng_state(), replace(self.cost)
+        self._by_pixel = True
+        try:
+            return self._run(z, rows, gradients)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # noqa: BLE001  whatever it is, it happens again if it is not due to the layout
+            self._shared.blind = False
+        finally:
+            self._by_pixel = False
+        torch.set_rng_state(random)
+        self.cost.forward, self.cost.backward = cost.forward, cost.backward
+        return self._run(z, rows, gradients)
 
     def _run(self, z: Tensors | None, rows: Tensor, gradients: bool) -> _Done:
         """One forward pass, and one backward pass where gradients are asked for.
@@ -498,7 +521,8 @@ class Problem:
                 # A copy, since the model may change its input in place.
                 args = leaves.map(self._own)
             else:
-                leaves = args = self.inputs[rows]
+                leaves = self.inputs[rows]
+                args = leaves.map(self._own) if self._by_pixel else leaves
                 counts = [sum(calls) for calls in self._layout]
                 # At the point itself, gradients go on from one place of several to those in front of it.
                 through = z is None and joined(self.site)
@@ -509,12 +533,18 @@ class Problem:
                 stop = self._shared.reached and not joined(self.site)
                 seen = stack.enter_context(Tap(self.model, self._target_site, stop=stop, behind=there))
             output = None
+            extra = self._extra(rows)
+            watch = None
+            if self._by_pixel:
+                given = [a for a in tree_leaves(extra) if isinstance(a, Tensor)]
+                watch = stack.enter_context(ByPixel(module_of(self.model), [*args, *given]))
             with suppress(Stop):
-                output = call(self.model, args, self._extra(rows))
+                output = call(self.model, args, extra)
         self.cost.forward += len(rows)
         if seen is not None:
             self._shared.reached = True
             output = seen.raw
+        output = output if watch is None else watch.settled(output)
         held = None
         if there is not None:
             held = there.held
@@ -524,7 +554,7 @@ class Problem:
             _check_batch(held, len(rows), self.site)
             if gradients:
                 leaves = held
-            held = held.map(torch.Tensor.detach)
+            held = held.map(lambda t: t.detach().contiguous())
         return _Seen(output, leaves, held)
 
     def _leaf(self, t: Tensor) -> Tensor:
@@ -574,7 +604,7 @@ class Problem:
         return [seen.output, *(self._differentiate(scores, seen.leaves, target) if gradients else ())]
 
     def _own(self, t: Tensor) -> Tensor:
-        images = self._shared.channels_last and t.ndim == 4
+        images = (self._shared.channels_last or self._by_pixel) and t.ndim == 4
         return t.clone(memory_format=torch.channels_last) if images else t.clone()
 
     def _can_be_channels_last(self) -> bool:
@@ -583,10 +613,7 @@ class Problem:
         Tried on one row: a model that views its feature maps as vectors cannot take it, and one that reads memory by
         strides would silently see something else.
         """
-        if self.site is not None or self.inputs.device.type != "cpu" or self.batch_size == 1:
-            return False
-        images = [t for t in self.inputs if t.ndim == 4 and t.shape[1] > 1 and t.dtype == torch.float32]
-        if not any(t.shape[2] * t.shape[3] >= MANY_PIXELS for t in images):
+        if self.site is not None or self.batch_size == 1 or not self._has_many_pixels():
             return False
         score = self.scores[:1]
         self._shared.channels_last = True
@@ -595,6 +622,14 @@ class Problem:
         except TorchwhyError:
             return False
         return torch.allclose(other, score, rtol=1e-4, atol=1e-5)
+
+    def _has_many_pixels(self) -> bool:
+        images = [t for t in self.inputs if t.ndim == 4 and t.shape[1] > 1 and t.dtype == torch.float32]
+        return self.inputs.device.type == "cpu" and any(t.shape[2] * t.shape[3] >= MANY_PIXELS for t in images)
+
+    def _may_be_by_pixel(self) -> bool:
+        """Whether passes are worth watching, and none has been in vain."""
+        return self._shared.blind and self._has_many_pixels()
 
     def _score(self, seen: _Seen, rows: Tensor, gradients: bool) -> tuple[Tensor, Target]:
         """Scores (N,) of what a pass has seen, and the target they are of."""
@@ -608,7 +643,10 @@ class Problem:
         found = self._gradients(scores, leaves.parts, target, again=again)
         if joined(self.site):
             self._check_reached(found, through=not all(t.is_leaf for t in leaves))
-        return Tensors(torch.zeros_like(t) if g is None else g for g, t in zip(found, leaves, strict=True))
+        return Tensors(
+            torch.zeros_like(t) if g is None else g.contiguous() if self._by_pixel else g
+            for g, t in zip(found, leaves, strict=True)
+        )
 
     def _gradients(
         self, scores: Tensor, leaves: tuple[Tensor, ...], target: Target, *, again: bool = False
@@ -757,6 +795,27 @@ class Problem:
         part._base = part._layer_baselines = None
         part._layout, part._apart = [], False
         part._shortcuts = {}
+        return part
+
+    def put_to(self, model: Any) -> Problem:
+        """The same question put to a copy of the model, whose weights may be others."""
+        self.target  # noqa: B018  is resolved for the model itself
+        part = self._copy()
+        part.model = bare(model)
+        part._shared = replace(self._shared, behind={})
+        part._point = self.inputs if self.site is None else None
+        part._base = None
+        part._scores = part._output = None
+        part._layout = []
+        part._shortcuts = {}
+        return part
+
+    def against(self, baselines: Tensors) -> Problem:
+        """The same question compared with something else: one baseline at the site, or a set of rows at the inputs."""
+        part = self._copy()
+        part._base = None if self._baseline_set else baselines
+        if self.site is None or self._baseline_set:
+            part._baselines = baselines.parts
         return part
 
     def about(self, target: Target) -> Problem:

@@ -272,6 +272,8 @@ def _unit(site: Site) -> Callable[[Any], Tensor]:
             )
         try:
             chosen: Tensor = value[(slice(None), *index)]
+        except TorchwhyError:
+            raise
         except (IndexError, ValueError) as error:
             raise TorchwhyError(
                 f"{site!r}: no such unit, the layer holds {tuple(value.shape[1:])} per example"

@@ -201,7 +201,12 @@ def find_grids(
 
 
 def last_map(model: Any, inputs: Tensors, extra: Arguments, size: int) -> Site:
-    """The last module that runs once and holds a map (1, C, H, W) or a grid of tokens, for one example.
+    """The last of the maps on the way to the output; takes what `maps_on_the_way` takes."""
+    return maps_on_the_way(model, inputs, extra, size)[-1]
+
+
+def maps_on_the_way(model: Any, inputs: Tensors, extra: Arguments, size: int) -> list[Site]:
+    """The modules that run once and hold a map (1, C, H, W) or a grid of tokens, for one example.
 
     Of those on the way to the output: where a model reads its answer off a token of its own, what the others hold last
     has no gradient. Linear layers, which are parts of a block, are left out.
@@ -228,7 +233,7 @@ def last_map(model: Any, inputs: Tensors, extra: Arguments, size: int) -> Site:
             f"say which layer to explain with at="
         )
     names = list(_reaching(root, maps, output, inputs)) or list(maps)
-    return Site(names[-1])
+    return [Site(name) for name in names]
 
 
 def _watch(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import TypeAlias
 
@@ -33,7 +34,19 @@ def normal(stdevs: Stdevs | Tensors, inputs: Tensors, seed: int) -> Points | Non
     Every example gets the same standard normal draws, scaled by ``stdevs``: a number, one per input, or (B, 1, ...)
     each.
     """
-    scales = _scales(stdevs, inputs)
+    return _noisy(stdevs, inputs, seed, torch.randn, 2, "stdevs")
+
+
+def uniform(radii: Stdevs, inputs: Tensors, seed: int) -> Points | None:
+    """The same of noise drawn evenly between minus and plus ``radii``."""
+    return _noisy(radii, inputs, seed, lambda *shape, **how: 2 * torch.rand(*shape, **how) - 1, 90, "radii")
+
+
+def _noisy(
+    sizes: Stdevs | Tensors, inputs: Tensors, seed: int, draw: Callable[..., Tensor], stream: int, what: str
+) -> Points | None:
+    """Copies with draws of their own for each input, scaled."""
+    scales = _scales(sizes, inputs, what)
     if all(isinstance(s, float) and s == 0 for s in scales):
         return None
 
@@ -46,7 +59,7 @@ def normal(stdevs: Stdevs | Tensors, inputs: Tensors, seed: int) -> Points | Non
             wide = accumulator(t.dtype)
             z = torch.stack(
                 [
-                    torch.randn(t.shape[1:], generator=draws(seed, stream=2 + part, number=k), dtype=wide)
+                    draw(t.shape[1:], generator=draws(seed, stream=stream + part, number=k), dtype=wide)
                     for k in range(ks.start, ks.stop)
                 ]
             )
@@ -57,23 +70,23 @@ def normal(stdevs: Stdevs | Tensors, inputs: Tensors, seed: int) -> Points | Non
     return noisy
 
 
-def _scales(stdevs: Stdevs | Tensors, inputs: Tensors) -> list[float | Tensor]:
+def _scales(sizes: Stdevs | Tensors, inputs: Tensors, what: str) -> list[float | Tensor]:
     """One scale for every input tensor."""
-    if isinstance(stdevs, Tensors):
-        return list(stdevs)
-    scales = stdevs if isinstance(stdevs, tuple) else (stdevs,) * len(inputs)
+    if isinstance(sizes, Tensors):
+        return list(sizes)
+    scales = sizes if isinstance(sizes, tuple) else (sizes,) * len(inputs)
     if len(scales) != len(inputs):
         raise TorchwhyError(
-            f"{len(scales)} stdevs were given for {len(inputs)} inputs: give one for all, or one for each"
+            f"{len(scales)} {what} were given for {len(inputs)} inputs: give one for all, or one for each"
         )
     for number, (s, t) in enumerate(zip(scales, inputs, strict=True)):
         if s and not t.is_floating_point():
-            raise TorchwhyError(f"input {number} is {t.dtype}, to which noise cannot be added: give it a stdev of 0")
+            raise TorchwhyError(f"input {number} is {t.dtype}, to which noise cannot be added: give it 0 among the {what}")
     return [float(s) for s in scales]
 
 
-def check_stdevs(stdevs: object) -> None:
-    """Raise unless these are standard deviations."""
+def check_stdevs(stdevs: object, name: str = "stdevs", what: str = "standard deviations") -> None:
+    """Raise unless these are sizes of noise."""
     for s in stdevs if isinstance(stdevs, tuple) else (stdevs,):
         if isinstance(s, bool) or not isinstance(s, int | float) or not 0 <= s < float("inf"):
-            raise TorchwhyError(f"stdevs are standard deviations, numbers of at least 0, not {s!r}")
+            raise TorchwhyError(f"{name} are {what}, numbers of at least 0, not {s!r}")

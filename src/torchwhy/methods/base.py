@@ -31,7 +31,7 @@ from torchwhy.core.tensors import TensorOrTensors, Tensors, as_tensors
 from torchwhy.core.versions import versions
 from torchwhy.registry import Info
 
-Level: TypeAlias = Literal["free", "basic"]
+Level: TypeAlias = Literal["free", "basic", "full"]
 
 
 @dataclass
@@ -149,6 +149,7 @@ class Method(Options, ABC):
         *,
         layer_baselines: Any = None,
         check: Level = "free",
+        data: tuple[Any, Any] | None = None,
         classes: tuple[str, ...] | None = None,
         resume: Explanation | None = None,
         **options: Any,
@@ -163,24 +164,26 @@ class Method(Options, ABC):
 
         Args:
             check: "free" uses what the method has computed anyway; "basic" also removes what the explanation marks and
-                compares with removing as much elsewhere.
+                compares with removing as much elsewhere; "full" also asks whether the model has learnt anything and
+                decides for what is explained, and explains again: see `torchwhy.trust`.
+            data: with ``check="full"``, reference inputs and their classes, to measure the model's accuracy on.
             classes: names of the model's outputs, for people.
             resume: an explanation that was interrupted in this session, to go on with: the same question, whose
                 evaluated rows are not evaluated again. Only the size of the sample may be another.
         """
         method = self.with_options(**options)
-        _check_level(check)
+        _check_level(check, data)
         names = _names(classes)
         asked = {
             "model": fingerprint(self.model),
-            "inputs, baselines or arguments": _digest((inputs, baselines, additional_forward_args, layer_baselines)),
+            "inputs, baselines or arguments": digest((inputs, baselines, additional_forward_args, layer_baselines)),
         }
         with method._open(inputs, baselines, target, additional_forward_args, layer_baselines) as (
             p,
             was_tuple,
         ):
             p.partial, p.memories = True, {} if resume is None else method._memories(p, asked, resume)
-            made = method._explained(p, was_tuple, check, names)
+            made = method._explained(p, was_tuple, check, names, data)
             if made.memories is not None:
                 made.memories["asked"] = asked
         made.provenance["was_in_training_mode"] = self._in_training_mode()
@@ -210,6 +213,7 @@ class Method(Options, ABC):
         *,
         layer_baselines: Any = None,
         check: Level = "free",
+        data: tuple[Any, Any] | None = None,
         classes: tuple[str, ...] | None = None,
         **options: Any,
     ) -> list[Explanation]:
@@ -224,10 +228,10 @@ class Method(Options, ABC):
         All else is as for `explain`. An interrupt ends it.
         """
         method = self.with_options(**options)
-        _check_level(check)
+        _check_level(check, data)
         names = _names(classes)
         with method._open(inputs, baselines, None, additional_forward_args, layer_baselines) as (p, was_tuple):
-            made = [method._explained(part, was_tuple, check, names) for part in p.aimed(targets)]
+            made = [method._explained(part, was_tuple, check, names, data) for part in p.aimed(targets)]
         for each in made:
             each.provenance["was_in_training_mode"] = self._in_training_mode()
         return made
@@ -275,21 +279,28 @@ class Method(Options, ABC):
             return p.in_form(found.values)
         return found.values.unwrap(self._as_tuple(p, was_tuple))
 
-    def _explained(self, p: Problem, was_tuple: bool, check: Level, names: tuple[str, ...] | None) -> Explanation:
+    def _explained(
+        self, p: Problem, was_tuple: bool, check: Level, names: tuple[str, ...] | None, data: tuple[Any, Any] | None
+    ) -> Explanation:
         """The attributions of one problem with their evidence."""
         began, before = time.perf_counter(), dataclasses.replace(p.cost)
         found = self._compute(p)
         checks = self._free_checks(p, found)
         explained = p.cost.since(before)
         checks += _independence(p)
-        if check == "basic":
+        if check != "free":
             from torchwhy import trust  # trust stands above the methods it judges
 
-            checks += trust.basic_checks(
-                p, self._as_held(p, found.values), signed=self.facts.signed, form=self.facts.form
+            # Who has interrupted wants no more explanations.
+            thorough = check == "full" and not found.stopped
+            checks += (
+                trust.full_checks(p, self, found.values, data, names or ())
+                if thorough
+                else trust.basic_checks(p, self, found.values)
             )
             found.details |= self.account(p)
-        checked = p.cost.since(before).forward - explained.forward
+        after = p.cost.since(before)
+        checked = after.forward + after.backward - explained.forward - explained.backward
         seconds = time.perf_counter() - began
         made = self._record(p, found, checks, explained, checked, was_tuple, names, seconds)
         return dataclasses.replace(made, memories=p.memories) if found.stopped else made
@@ -423,12 +434,14 @@ def _independence(p: Problem) -> tuple[Check, ...]:
     return () if found is None else (found,)
 
 
-def _check_level(check: object) -> None:
-    if check not in ("free", "basic"):
-        raise TorchwhyError(f"check is 'free' or 'basic', not {check!r}")
+def _check_level(check: object, data: object) -> None:
+    if check not in ("free", "basic", "full"):
+        raise TorchwhyError(f"check is 'free', 'basic' or 'full', not {check!r}")
+    if data is not None and check != "full":
+        raise TorchwhyError(f"data= is looked at by check='full' alone, not by check={check!r}")
 
 
-def _digest(value: Any) -> bytes:
+def digest(value: Any) -> bytes:
     """Equal for equal numbers, tensors, and tuples and dicts of them."""
     told = blake2b()
     leaves, form = tree_flatten(value)

@@ -42,11 +42,12 @@ class GradCAM(GradientCAM):
 
     Args:
         relu_attributions: keep only what speaks for the target, as in the paper; False keeps the sign.
+        sum_channels: False gives the part of every channel.
         precision: "mixed" computes the backward pass in bfloat16.
         upsample: as in `torchwhy.methods.cam.CAM`, like ``grid`` and ``prefix``.
 
-    Shapes: a layer of (B, C, H, W), or of tokens (B, T, C) on a grid of H x W, gives values (B, 1, H, W); any number of
-    dimensions behind the channels will do. Units: score.
+    Shapes: a layer of (B, C, H, W), or of tokens (B, T, C) on a grid of H x W, gives values (B, 1, H, W), or
+    (B, C, H, W) where channels are not summed; any number of dimensions behind the channels will do. Units: score.
 
     Paper: R. Selvaraju et al., "Grad-CAM", ICCV 2017, arXiv:1610.02391.
 
@@ -58,8 +59,17 @@ class GradCAM(GradientCAM):
     torch.Size([1, 1, 4, 4])
     """
 
+    sum_channels: bool = True
+
+    @property
+    def facts(self) -> Info:
+        return self.info if self.sum_channels else replace(self.info, form="elements")
+
     def weigh(self, a: Tensor, g: Tensor) -> Tensor:
         return over_places(g) / max(1, g[0, 0].numel() if g.ndim > 1 else 1)
+
+    def combine(self, a: Tensor, g: Tensor) -> Tensor:
+        return super().combine(a, g) if self.sum_channels else self.weigh(a, g) * a
 
 
 @register(

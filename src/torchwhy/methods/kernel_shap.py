@@ -66,13 +66,17 @@ class KernelShap(SampledMethod):
 
     def compute(self, p: Problem) -> Attribution:
         groups, game = self.game(p)
-        least = groups.count + POOLED
         given = {"budget": self.budget, "n_samples": self.n_samples}
         named = {name: count for name, count in given.items() if count is not None}
         name = min(named, key=named.__getitem__, default="n_samples")
-        rows = rows_of(game, named.get(name, MOST_EXACT if self.rule else DEFAULT_ROWS), name, 2 * least + 2)
+        rows = rows_of(game, named.get(name, MOST_EXACT if self.rule else DEFAULT_ROWS), name, fewest(groups.count))
         if self.every(game, rows):
             return attribution(groups, game, shapley_from_all(all_scores(game)))
         whole, nothing = ends(game)
         pairs = draw_pairs(groups.count, rows // 2 - 1, self.seed)
-        return self.sampled(groups, game, pairs_of(pairs, whole - nothing, least, solve_kernel))
+        return self.sampled(groups, game, pairs_of(pairs, whole - nothing, groups.count + POOLED, solve_kernel))
+
+
+def fewest(features: int) -> int:
+    """Evaluations, fewer than which are of no use, for so many features."""
+    return 2 * (features + POOLED) + 2

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from torchwhy.core.errors import TorchwhyError
 from torchwhy.core.problem import Problem
 from torchwhy.engines.fills import Marginal
 from torchwhy.engines.game import Game, Groups
@@ -39,6 +42,9 @@ class FeaturePermutation(Method):
     Args:
         feature_mask: integers that broadcast to the inputs; elements with the same number, in whichever input of a
             tuple, are one feature and get one value. None makes every element a feature.
+        perm_func: from the inputs (B, ...) and a boolean mask of one feature, (1 or B, ...), to the inputs with that
+            feature shuffled as you like, once for each feature and tensor; the set is then not looked at. What it
+            draws from the global generators is the same in every call, which leaves them as they were.
 
     Shapes: inputs (B, ...), baselines (N, ...), values (B, ...). Units: score.
 
@@ -51,11 +57,35 @@ class FeaturePermutation(Method):
     """
 
     feature_mask: Tensor | tuple[Tensor, ...] | None = None
+    perm_func: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def compute(self, p: Problem) -> Attribution:
         groups = Groups(p.point, self.feature_mask)
-        falls = Game(p, groups, Marginal()).one_absent()
+        falls = Game(p, groups, Marginal()).one_absent() if self.perm_func is None else self._shuffled(p, groups)
         return Attribution(groups.spread(falls), details={"features": groups.count})
 
     def options(self) -> dict[str, Any]:
-        return {"feature_mask": "each element" if self.feature_mask is None else "given"}
+        shuffled = {} if self.perm_func is None else {"perm_func": getattr(self.perm_func, "__name__", "given")}
+        return {"feature_mask": "each element" if self.feature_mask is None else "given"} | shuffled
+
+    def _shuffled(self, p: Problem, groups: Groups) -> Tensor:
+        """The falls (M, B) under the user's own shuffles, which see all examples at once."""
+        falls = []
+        with p.progress.task("shuffling", groups.count) as advance:
+            for feature in range(groups.count):
+                falls.append(p.scores - self._score(p, groups, feature))
+                advance(1)
+        return torch.stack(falls)
+
+    def _score(self, p: Problem, groups: Groups, feature: int) -> Tensor:
+        moved = p.point.map(lambda t, ids: self._shuffle(t, ids == feature), groups.ids)
+        return p.scores_at(lambda es, ks: moved[es].map(lambda t: t[None]))[0]
+
+    def _shuffle(self, t: Tensor, mask: Tensor) -> Tensor:
+        assert self.perm_func is not None
+        if not mask.any():
+            return t
+        moved = self.perm_func(t.clone(), mask)
+        if not isinstance(moved, Tensor) or moved.shape != t.shape:
+            raise TorchwhyError(f"perm_func gives a tensor of the inputs' shape, {tuple(t.shape)}, not {moved!r:.80}")
+        return moved.to(t)

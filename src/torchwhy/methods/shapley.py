@@ -50,7 +50,7 @@ class ShapleyValues(SampledMethod):
     Args:
         feature_mask: integers that broadcast to the inputs; elements with the same number, in whichever input of a
             tuple, are one feature and each get its value. None makes every element a feature.
-        fill: what absent features get: "baseline", "mean", "blur", "noise", or a `torchwhy.engines.fills.Fill`.
+        fill: what absent features get: "baseline", "mean", "blur", "noise", "linear", or one of `torchwhy.fills`.
         budget: evaluations of the model per example, beyond the one that every method takes. None is exact where that
             takes at most 65,536 (16 features), and else evaluates 2,048 coalitions.
         stop_at: stop as soon as every standard error is below a number, "se<0.01", or a share of the example's largest

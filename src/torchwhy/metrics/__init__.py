@@ -1,6 +1,17 @@
 """Measures of how good an explanation is."""
 
+from torchwhy.metrics.agreement import (
+    Agreement,
+    FeatureAgreement,
+    RankAgreement,
+    RankCorrelation,
+    SignAgreement,
+    SignedRankAgreement,
+    agreement,
+)
+from torchwhy.metrics.axioms import Completeness, InputInvariance, Linearity, NonSensitivity, Symmetry
 from torchwhy.metrics.base import Judged, Metric
+from torchwhy.metrics.complexity import Complexity, EffectiveComplexity, Sparseness, SupportSize
 from torchwhy.metrics.correlations import (
     FaithfulnessCorrelation,
     FaithfulnessEstimate,
@@ -28,39 +39,98 @@ from torchwhy.metrics.erasure import (
     IncreaseInConfidence,
     Sufficiency,
 )
+from torchwhy.metrics.localisation import (
+    AUC,
+    AttributionLocalisation,
+    Focus,
+    PointingGame,
+    RelevanceMassAccuracy,
+    RelevanceRankAccuracy,
+    TopKIntersection,
+    mosaic,
+)
 from torchwhy.metrics.panel import Panel, faithfulness_panel, panel
+from torchwhy.metrics.randomisation import MPRT, EfficientMPRT, RandomLogit, SmoothMPRT
+from torchwhy.metrics.robustness import (
+    AvgSensitivity,
+    Consistency,
+    Continuity,
+    LocalLipschitzEstimate,
+    MaxSensitivity,
+)
 from torchwhy.metrics.score import Curve, Score
+from torchwhy.metrics.stability import (
+    RelativeInputStability,
+    RelativeOutputStability,
+    RelativeRepresentationStability,
+)
 from torchwhy.registry import lookup_metric, metrics
 
 __all__ = [
     "ABPC",
+    "AUC",
     "IROF",
+    "MPRT",
     "PGI",
     "PGU",
     "ROAD",
+    "Agreement",
+    "AttributionLocalisation",
     "AverageDrop",
+    "AvgSensitivity",
+    "Completeness",
+    "Complexity",
     "Comprehensiveness",
+    "Consistency",
+    "Continuity",
     "Curve",
     "Deletion",
+    "EffectiveComplexity",
+    "EfficientMPRT",
     "FaithfulnessCorrelation",
     "FaithfulnessEstimate",
+    "FeatureAgreement",
+    "Focus",
     "IncreaseInConfidence",
     "Infidelity",
+    "InputInvariance",
     "Insertion",
     "Judged",
+    "Linearity",
+    "LocalLipschitzEstimate",
+    "MaxSensitivity",
     "Metric",
     "Monotonicity",
     "MonotonicityCorrelation",
     "MuFidelity",
+    "NonSensitivity",
     "Panel",
     "PixelFlipping",
+    "PointingGame",
+    "RandomLogit",
+    "RankAgreement",
+    "RankCorrelation",
     "RegionPerturbation",
+    "RelativeInputStability",
+    "RelativeOutputStability",
+    "RelativeRepresentationStability",
+    "RelevanceMassAccuracy",
+    "RelevanceRankAccuracy",
     "Score",
     "Selectivity",
     "SensitivityN",
+    "SignAgreement",
+    "SignedRankAgreement",
+    "SmoothMPRT",
+    "Sparseness",
     "Sufficiency",
+    "SupportSize",
+    "Symmetry",
+    "TopKIntersection",
+    "agreement",
     "faithfulness_panel",
     "lookup_metric",
     "metrics",
+    "mosaic",
     "panel",
 ]

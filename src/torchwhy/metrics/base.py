@@ -19,12 +19,13 @@ from torchwhy.core.guard import Arguments, as_arguments, untouched
 from torchwhy.core.options import Options
 from torchwhy.core.problem import Precision, Problem
 from torchwhy.core.progress import Progress
-from torchwhy.core.site import At
+from torchwhy.core.site import At, Sites
 from torchwhy.core.target import TargetLike
 from torchwhy.core.tensors import TensorOrTensors, Tensors, as_tensors
+from torchwhy.engines.weights import copied
 from torchwhy.metrics.controls import CONTROLS
 from torchwhy.metrics.score import Score
-from torchwhy.registry import Info, MetricInfo
+from torchwhy.registry import Info, MetricInfo, methods
 
 _R = TypeVar("_R")
 _INDICES = re.compile(r"\d+(, \d+)*")
@@ -52,6 +53,9 @@ class Explainer(Protocol):
 
     def with_options(self, **options: Any) -> Self:
         """The same with other options."""
+
+    def total(self, p: Problem) -> Tensor | None:
+        """What the values promise to add up to, (B,); None where nothing of the kind is promised."""
 
     def _compute(self, p: Problem) -> Any: ...
 
@@ -114,15 +118,63 @@ class Judged:
         """
         return self._explained(self.p.moved(inputs, copies))
 
-    def with_model(self, model: Any) -> Tensors:
-        """The method's attributions of the same inputs for the same target of another model."""
-        assert self.inputs is not None
+    def with_model(self, model: Any, inputs: Tensors | None = None) -> Tensors:
+        """The method's attributions of the same inputs, or of these, for the same target of another model."""
+        inputs = self.inputs if inputs is None else inputs
+        assert inputs is not None
         wanted = self.p.target.of_another(self._target)
         baselines = None if self._explainer.facts.baselines == "none" else self._baselines
         found = self._explainer.with_options(model=model).attribute(
-            self.inputs.unwrap(self._was_tuple), baselines, wanted, self._extra
+            inputs.unwrap(self._was_tuple), baselines, wanted, self._extra
         )
         return formed(as_tensors(found)[0].double_for_sums(), self.p.point)
+
+    def beside(self, other: Explained) -> Tensors:
+        """The attributions of another explanation of the same inputs, (B, ...) each."""
+        if isinstance(other, Explainer):
+            if self.inputs is None:
+                raise TorchwhyError("a method explains inputs: give them as well, score(explained, inputs)")
+            baselines = None if other.facts.baselines == "none" else self._baselines
+            found = other.attribute(self.inputs.unwrap(self._was_tuple), baselines, self._target, self._extra)
+        else:
+            found = other.values if isinstance(other, Explanation) else other
+        values = checked(found)
+        if values.size != self.size:
+            raise TorchwhyError(f"an explanation of {values.size} examples is not beside one of {self.size}")
+        point = self.inputs if self._problem is None else self.p.point
+        return values if point is None else formed(values, point)
+
+    def twin(self) -> Judged:
+        """The same of a copy of the method, whose model is a copy as well and may be changed."""
+        wanted = self.p.target.of_another(self._target)
+        explainer, wanted = copied((self._explainer, wanted))
+        return dataclasses.replace(self, explainer=explainer, _target=wanted, _problem=self._put_to(explainer, wanted))
+
+    def anew(self) -> Judged:
+        """The same of the method's model as it is now, with nothing remembered of how it was."""
+        problem = self._put_to(self._explainer, self._target)
+        return dataclasses.replace(self, memory={}, memory_of_values={}, _values=None, _problem=problem)
+
+    def _put_to(self, explainer: Explainer, target: Any) -> Problem:
+        """The question put to the model of another method."""
+        p = self.p
+        at = list(p.site.sites) if isinstance(p.site, Sites) else p.site
+        problem = Problem(
+            explainer.model,
+            p.inputs,
+            extra=p.extra,
+            at=at,
+            target=target,
+            baselines=self._baselines,
+            baseline_set=p._baseline_set,
+            layer_baselines=p._layer_baselines,
+            zero_at_site=p._zero_at_site,
+            batch_size=p.batch_size,
+            precision=p.precision,
+        )
+        # Cost is counted together, and what is known of memory holds for a copy.
+        problem._shared = dataclasses.replace(p._shared, reached=False, behind={})
+        return problem
 
     @property
     def _explainer(self) -> Explainer:
@@ -290,7 +342,7 @@ class Metric(Options, ABC):
             at = explainer._site(tensors, as_arguments(additional_forward_args))
         elif at is None and record is not None:
             at = record.at
-        values = None if explainer is not None else _checked(record.values if record is not None else explained)
+        values = None if explainer is not None else checked(record.values if record is not None else explained)
         size = tensors.size if tensors is not None else 0 if values is None else values.size
         judged = Judged(
             size=size,
@@ -316,7 +368,7 @@ class Metric(Options, ABC):
                     baselines=baselines,
                     baseline_set=explainer is not None and explainer.facts.baselines == "set",
                     layer_baselines=layer_baselines,
-                    zero_at_site=explainer is None or explainer.facts.zero_at_layer,
+                    zero_at_site=_zero_at_layer(explained),
                     batch_size=self.batch_size,
                     precision="full" if explainer is None else explainer._precision(),
                     progress=Progress(self.progress),
@@ -357,7 +409,15 @@ class Metric(Options, ABC):
         return torch.stack(found).mean(0)
 
 
-def _checked(given: Any) -> Tensors:
+def _zero_at_layer(explained: Explained) -> bool:
+    """Whether the baseline of a layer is zero where none was given, rather than what zero inputs bring about there."""
+    if isinstance(explained, Explainer):
+        return explained.facts.zero_at_layer
+    known = methods().get(explained.method) if isinstance(explained, Explanation) else None
+    return known is None or known.info.zero_at_layer
+
+
+def checked(given: Any) -> Tensors:
     """Attributions as they were given: finite, in at least float32."""
     values, _ = as_tensors(given, "attributions")
     for t in values:

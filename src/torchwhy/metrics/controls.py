@@ -40,12 +40,16 @@ def random(values: Tensors, point: Tensors | None) -> list[Tensors]:
 
 def elsewhere(values: Tensors, point: Tensors | None) -> list[Tensors]:
     """The given ones at other places."""
+    return [displaced(values, draws(0, 61, k)) for k in range(DRAWS)]
 
-    def each(t: Tensor, generator: torch.Generator) -> Tensor:
+
+def displaced(values: Tensors, generator: torch.Generator) -> Tensors:
+    """Maps shifted and mirrored, all else permuted, alike for all examples."""
+
+    def each(t: Tensor) -> Tensor:
         return moved(t, 2, generator) if t.ndim > 3 else moved(t.flatten(1), 1, generator).view(t.shape)
 
-    generators = [draws(0, 61, k) for k in range(DRAWS)]
-    return [values.map(lambda t, g=g: each(t, g)) for g in generators]
+    return values.map(each)
 
 
 def moved(t: Tensor, first: int, generator: torch.Generator) -> Tensor:

@@ -12,6 +12,7 @@ from torchwhy.core.errors import TorchwhyError
 from torchwhy.core.options import at_least, one_of
 from torchwhy.core.tensors import Tensors
 from torchwhy.engines.noise import check_stdevs, draws, normal
+from torchwhy.metrics.orders import mean_ranks
 from torchwhy.metrics.removal import Removal, RemovalMetric, check_shares, wide
 from torchwhy.metrics.score import INFINITY, Curve, Score
 from torchwhy.registry import MetricInfo, register_metric
@@ -74,17 +75,9 @@ def pearson(attributed: Tensor, falls: Tensor, level: Tensor) -> Relation:
 def spearman(attributed: Tensor, falls: Tensor, level: Tensor) -> Relation:
     """Correlation of the ranks; equal values share their mean rank."""
     plain = pearson(attributed, falls, level)
-    a, f = (_ranks(t).to(t.dtype) for t in (attributed, falls))
+    a, f = (mean_ranks(t.T).T.to(t.dtype) for t in (attributed, falls))
     order = pearson(a, f, torch.zeros_like(level))
     return Relation(order.value, plain.defined & order.defined, plain.reasons)
-
-
-def _ranks(t: Tensor) -> Tensor:
-    """Mean ranks over the first dimension of (K, B)."""
-    rows = t.T.contiguous()
-    ordered = rows.sort(1).values
-    first, last = (torch.searchsorted(ordered, rows, right=right) for right in (False, True))
-    return ((first + last - 1).double() / 2).T
 
 
 @dataclass(kw_only=True, eq=False)

@@ -44,7 +44,15 @@ class Contrast:
         return torch.where(spread > tiny, distance / spread, torch.zeros_like(distance))
 
 
-def deletion(p: Problem, values: Tensors, *, signed: bool, seed: int = 0) -> Contrast:
+def deletion(
+    p: Problem,
+    values: Tensors,
+    *,
+    signed: bool,
+    seed: int = 0,
+    shares: Sequence[float] = SHARES,
+    orders: int = RANDOM_ORDERS,
+) -> Contrast:
     r"""Remove the positions with the largest values first, and for comparison the same values put elsewhere.
 
     .. math:: \bar{d} = \frac{1}{|Q|} \sum_{q \in Q} f(x) - f(x_{\setminus \text{top } q})
@@ -60,15 +68,19 @@ def deletion(p: Problem, values: Tensors, *, signed: bool, seed: int = 0) -> Con
         values: the attributions (B, ...).
         signed: the largest values come first; otherwise those of the largest size.
         seed: of the random orders.
+        shares: :math:`Q`, of the positions, ascending.
+        orders: random ones to compare with.
 
-    Cost: 5 (1 + 10) forward passes per example. Paper: W. Samek et al., IEEE TNNLS 28(11), 2017, arXiv:1509.06321.
+    Cost: ``len(shares) * (1 + orders)`` forward passes per example.
+
+    Paper: W. Samek et al., IEEE TNNLS 28(11), 2017, arXiv:1509.06321.
     """
     values = formed(values, p.point)
     groups = places(p.point, as_they_say(values, p.point))
     marked = totals(values if signed else abs(values), groups)
-    generators = [draws(seed, stream=3, number=r) for r in range(RANDOM_ORDERS)]
-    random = [_fall(p, _elsewhere(marked, groups.grids, g), groups, g) for g in generators]
-    return Contrast(_fall(p, marked, groups, draws(seed, stream=4)), torch.stack(random))
+    generators = [draws(seed, stream=3, number=r) for r in range(orders)]
+    random = [_fall(p, _elsewhere(marked, groups.grids, g), groups, g, shares) for g in generators]
+    return Contrast(_fall(p, marked, groups, draws(seed, stream=4), shares), torch.stack(random))
 
 
 def _elsewhere(values: Tensor, grids: Sequence[tuple[int, ...]], generator: torch.Generator) -> Tensor:
@@ -77,12 +89,12 @@ def _elsewhere(values: Tensor, grids: Sequence[tuple[int, ...]], generator: torc
     return torch.cat([moved(piece.unflatten(1, grid), 1, generator).flatten(1) for piece, grid in pieces], 1)
 
 
-def _fall(p: Problem, values: Tensor, groups: Places, generator: torch.Generator) -> Tensor:
+def _fall(p: Problem, values: Tensor, groups: Places, generator: torch.Generator, shares: Sequence[float]) -> Tensor:
     """(B,) mean fall of the score when the positions of the largest values (B, positions) are removed first."""
-    edges = torch.tensor([max(1, round(share * groups.count)) for share in SHARES], device=values.device)
+    edges = torch.tensor([max(1, round(share * groups.count)) for share in shares], device=values.device)
     # Step 0 is removed first, the last one never.
     step = torch.bucketize(ranks(values, generator), edges, right=True)
-    steps = Places(p.point, groups.spread(step.T), [(len(SHARES) + 1,)])
-    present = torch.arange(len(SHARES) + 1) > torch.arange(len(SHARES))[:, None]
-    scores = Game(p, steps).values(lambda ks: present[ks], len(SHARES), "removing what is marked")
+    steps = Places(p.point, groups.spread(step.T), [(len(shares) + 1,)])
+    present = torch.arange(len(shares) + 1) > torch.arange(len(shares))[:, None]
+    scores = Game(p, steps).values(lambda ks: present[ks], len(shares), "removing what is marked")
     return (p.scores - scores).mean(0)

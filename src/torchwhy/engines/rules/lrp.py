@@ -8,9 +8,10 @@ for a layer :math:`y = W x + b` therefore returns :math:`R_i / x_i`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
 import torch
@@ -27,9 +28,12 @@ from torchwhy.engines.rules.roots import ROOT
 
 CONVOLUTIONS = tuple(f"conv{t}{n}d" for t in ("", "_transpose") for n in (1, 2, 3))
 LAYERS = ("linear", *CONVOLUTIONS)
+_FORWARD = CONVOLUTIONS[:3]
 PRODUCTS = names(
     "matmul rmatmul mm bmm mv dot inner outer einsum tensordot addmm baddbmm addbmm addmv _grouped_mm mul div"
 )
+
+Weight: TypeAlias = Callable[[], Tensor]  # of a layer, made only where it is needed
 
 # Straight on both sides of zero, through zero: their gradient is their quotient.
 _STRAIGHT = names("relu leaky_relu prelu rrelu abs")
@@ -41,7 +45,12 @@ _CHOICES = names("max min amax amin maximum minimum fmax fmin where masked_fill 
 
 def stabilised(z: Tensor, epsilon: float) -> Tensor:
     """A denominator, moved away from zero by epsilon."""
-    return z + torch.where(z < 0, -epsilon, epsilon)
+    return z + (torch.where(z < 0, -epsilon, epsilon) if negative(z) else epsilon)
+
+
+def negative(x: Tensor) -> bool:
+    """Whether a number is below zero, or none at all."""
+    return x.numel() > 0 and not bool(x.amin() >= 0)
 
 
 def shares(r: Tensor, z: Tensor, epsilon: float) -> Tensor:
@@ -154,16 +163,16 @@ def _parameters(local: Local) -> tuple[Tensor, Tensor | None]:
 
 
 def _split(
-    local: Local, r: Tensor, to_positive: Tensor, to_negative: Tensor, bias: Tensor | None, epsilon: float
+    local: Local, r: Tensor, to_positive: Weight, to_negative: Weight, bias: Tensor | None, epsilon: float
 ) -> Tensor:
     """Divide r among the inputs, with other weights for the positive and the negative ones."""
     (x,) = local.inputs
-    if not (x < 0).any():  # behind relu: half the work
-        up = local.with_(weight=to_positive, bias=bias)
+    if not negative(x):  # behind relu: half the work
+        up = local.with_(weight=to_positive(), bias=bias)
         return up.vjp(shares(r, up.output, epsilon))[0]
     low = x.clamp(max=0)
-    up = local.with_([x - low], weight=to_positive, bias=bias)
-    down = local.with_([low], weight=to_negative, bias=None)
+    up = local.with_([x - low], weight=to_positive(), bias=bias)
+    down = local.with_([low], weight=to_negative(), bias=None)
     s = shares(r, up.output + down.output, epsilon)
     return torch.where(x < 0, down.vjp(s)[0], up.vjp(s)[0])
 
@@ -201,7 +210,13 @@ class Gamma(LayerRule):
         w, b = _parameters(local)
         y = local.output
         r = y * g
-        raised, lowered = w + self.gamma * w.clamp(min=0), w + self.gamma * w.clamp(max=0)
+
+        def raised() -> Tensor:
+            return w + self.gamma * w.clamp(min=0)
+
+        def lowered() -> Tensor:
+            return w + self.gamma * w.clamp(max=0)
+
         up = None if b is None else b + self.gamma * b.clamp(min=0)
         found = _split(local, torch.where(y > 0, r, 0), raised, lowered, up, self.stabilizer)
         if not (y < 0).any():
@@ -226,7 +241,7 @@ class AlphaBeta(LayerRule):
 
     def propagate(self, local: Local, g: Tensor) -> Tensor:
         w, b = _parameters(local)
-        r, plus, minus = local.output * g, w.clamp(min=0), w.clamp(max=0)
+        r, plus, minus = local.output * g, partial(w.clamp, min=0), partial(w.clamp, max=0)
         up = None if b is None else b.clamp(min=0)
         found = self.alpha * _split(local, r, plus, minus, up, self.stabilizer)
         if self.beta == 0:
@@ -319,7 +334,16 @@ class Flat(WSquare):
     """In equal parts to all inputs that a unit sees."""
 
     def relevance(self, local: Local, r: Tensor) -> Tensor:
-        return self._of(local, r, torch.ones_like(_parameters(local)[0]), None)
+        w, _ = _parameters(local)
+        (x,) = local.inputs
+        if local.operation not in _FORWARD or x.ndim != w.ndim:
+            return self._of(local, r, torch.ones_like(w), None)
+        # The channels of a group get the same, so that one stands for all.
+        each = w.shape[1]
+        groups = x.shape[1] // each
+        one = local.with_([torch.ones_like(x[:, :groups])], weight=torch.ones_like(w[:groups, :1]), bias=None)
+        s = shares(r.unflatten(1, (groups, -1)).sum(2), one.output * each, self.stabilizer)
+        return one.vjp(s)[0].repeat_interleave(each, 1)
 
 
 # -- all else ---------------------------------------------------------------------------------------------------------

@@ -141,8 +141,9 @@ class Compared(Ruled):
         return not isinstance(self._wanted, Score) or all(bool((g == g[:1]).all()) for g in self.target.given)
 
     def _compare(self, z: Tensors | None, base: Tensors, rows: Tensor, base_rows: Tensor) -> Any:
-        if isinstance(self._wanted, Score):
-            self.target  # noqa: B018  is resolved at the point, not at the baseline
+        if isinstance(self._wanted, Score) or self._target_site is not None:
+            # It is resolved at the point, not at the baseline; and both passes end where the target is read.
+            self.target  # noqa: B018
         recorder = Recorder(self.composite, self.model, everything=self.steps is not None)
         random = torch.get_rng_state()
         with visible(), saved_tensors_hooks(_forget, _forgotten):

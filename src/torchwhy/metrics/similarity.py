@@ -1,0 +1,148 @@
+"""How alike two explanations are, in one number.
+
+============  ======================================================================================================
+similarity    of attributions a and b over all their elements, with their signs
+============  ======================================================================================================
+``spearman``  correlation of the ranks; equal values share their mean rank
+``pearson``   correlation
+``cosine``    of the angle between them
+``ssim``      structural similarity of maps (B, C, H, W) in a Gaussian window of 11 pixels (Wang et al. 2004), as a
+              mean over windows and channels; each is first divided by its largest size, and the range is from -1 to 1
+============  ======================================================================================================
+
+All lie between -1 and 1. They are not defined, NaN here, where one of the two is the same everywhere (zero, for
+``cosine`` and ``ssim``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from torchwhy.core.errors import TorchwhyError
+from torchwhy.core.tensors import Tensors
+from torchwhy.metrics.orders import mean_ranks
+
+WINDOW, SIGMA = 11, 1.5
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A similarity in two steps, of which the first looks at one explanation alone.
+
+    Attributes:
+        prepare: (N, ...) to the same shape; whether before or after elements trade places does not matter.
+        compare: two prepared explanations to (N,), NaN where there is none.
+    """
+
+    prepare: Callable[[Tensors], Tensors]
+    compare: Callable[[Tensors, Tensors], Tensor]
+
+
+class Likeness:
+    """Similarity to one batch of explanations.
+
+    Args:
+        kind: a name of the table above.
+        values: (B, ...).
+
+    >>> a = Tensors([torch.tensor([[1.0, 2.0, 4.0]])])
+    >>> Likeness("spearman", a)(Tensors([torch.tensor([[0.0, 5.0, 6.0], [3.0, 2.0, 1.0]])]))
+    tensor([[ 1.0000],
+            [-1.0000]], dtype=torch.float64)
+    """
+
+    def __init__(self, kind: str, values: Tensors) -> None:
+        self.kind = KINDS[kind]
+        self.prepared = self.kind.prepare(values)
+
+    def __call__(self, others: Tensors) -> Tensor:
+        """(K, B) of other explanations (K * B, ...) of the same examples."""
+        return self.of_prepared(self.kind.prepare(others))
+
+    def of_prepared(self, others: Tensors) -> Tensor:
+        """The same of what was prepared already."""
+        rows = self.prepared.size
+        pieces = [others[start : start + rows] for start in range(0, others.size, rows)]
+        return torch.stack([self.kind.compare(self.prepared, piece) for piece in pieces])
+
+
+def _ranked(values: Tensors) -> Tensors:
+    return values.unflatten(mean_ranks(values.flat()))
+
+
+def _as_they_are(values: Tensors) -> Tensors:
+    return values
+
+
+def _scaled(values: Tensors) -> Tensors:
+    """Divided by the largest size of an example."""
+    if not all(t.ndim == 4 for t in values):
+        raise TorchwhyError(
+            f"structural similarity is of images (B, C, H, W), not {values.shapes}: take similarity='spearman'"
+        )
+    size = abs(values).flat().amax(1)
+    return values.scale(1 / torch.where(size > 0, size, 1))
+
+
+def _correlation(a: Tensors, b: Tensors) -> Tensor:
+    return _angle(a, b, centred=True)
+
+
+def _cosine(a: Tensors, b: Tensors) -> Tensor:
+    return _angle(a, b, centred=False)
+
+
+def _angle(a: Tensors, b: Tensors, *, centred: bool) -> Tensor:
+    # What is left of equal numbers by rounding is no direction.
+    least = 4 * torch.finfo(a.parts[0].dtype).eps
+    rows, lengths, there = [], [], []
+    for values in (a, b):
+        flat = values.flat().double()
+        # Products of very small and very large numbers leave what a number can hold.
+        size = flat.abs().amax(1, keepdim=True)
+        flat = flat / torch.where(size > 0, size, 1)
+        flat = flat - flat.mean(1, keepdim=True) if centred else flat
+        rows.append(flat)
+        lengths.append(flat.norm(dim=1))
+        there.append(lengths[-1] > least * flat.shape[1] ** 0.5)
+    defined = there[0] & there[1]
+    value = (rows[0] * rows[1]).sum(1) / torch.where(defined, lengths[0] * lengths[1], 1)
+    return torch.where(defined, value.clamp(-1, 1), math.nan)
+
+
+def _ssim(a: Tensors, b: Tensors) -> Tensor:
+    found = torch.stack([_ssim_of_maps(x.double(), y.double()) for x, y in zip(a, b, strict=True)]).mean(0)
+    there = [abs(values).flat().amax(1) > 0 for values in (a, b)]
+    return torch.where(there[0] & there[1], found, math.nan)
+
+
+def _ssim_of_maps(x: Tensor, y: Tensor) -> Tensor:
+    """(N,) of maps (N, C, H, W) between -1 and 1."""
+    side = min(WINDOW, *x.shape[2:])
+    side -= 1 - side % 2
+    down, across = (_windows(length, side).to(x) for length in x.shape[2:])
+    mx, my, xx, yy, xy = down @ torch.stack([x, y, x * x, y * y, x * y]) @ across.T
+    c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
+    alike = (2 * mx * my + c1) * (2 * (xy - mx * my) + c2)
+    found: Tensor = alike / ((mx**2 + my**2 + c1) * (xx - mx**2 + yy - my**2 + c2))
+    return found.flatten(1).mean(1)
+
+
+def _windows(length: int, side: int) -> Tensor:
+    """The weights of every window that lies within a line, (windows, length)."""
+    places = torch.arange(length, dtype=torch.float64) - torch.arange(length - side + 1)[:, None] - side // 2
+    weights = torch.where(places.abs() <= side // 2, (-(places**2) / (2 * SIGMA**2)).exp(), 0)
+    return weights / weights.sum(1, keepdim=True)
+
+
+KINDS = {
+    "spearman": Kind(_ranked, _correlation),
+    "pearson": Kind(_as_they_are, _correlation),
+    "cosine": Kind(_as_they_are, _cosine),
+    "ssim": Kind(_scaled, _ssim),
+}
