@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from torch import Tensor
 
@@ -23,8 +24,11 @@ from torchwhy.core.scores import Difference, LogOdds, Probability
 from torchwhy.core.site import Site
 from torchwhy.core.versions import versions
 from torchwhy.data import Dataset, load_dataset, read_image, read_tensor, write_digits
+from torchwhy.engines.noise import draws
 from torchwhy.methods import Level, Method
+from torchwhy.recommendation.settings import JUDGES
 from torchwhy.registry import Info
+from torchwhy.testing import Report
 from torchwhy.train import EpochResult, TrainingConfig, load_checkpoint
 from torchwhy.train import train as train_network
 
@@ -253,7 +257,10 @@ def explain(
     ] = None,
     check: Annotated[
         Level,
-        typer.Option(help="How much evidence to gather: what is free, or also what removing the marked parts does."),
+        typer.Option(
+            help="How much evidence to gather: what is free, also what removing the marked parts does, or all: whether "
+            "the model is trained and decides for this, and whether explaining again gives the same."
+        ),
     ] = "basic",
     out: Annotated[Path, typer.Option(help="The report, .html.")] = Path("explanation.html"),
     png: Annotated[Path | None, typer.Option(help=f"Also draw the first {PICTURED} examples, as .png.")] = None,
@@ -377,6 +384,10 @@ def _baselines(cls: type[Method], value: float | None, background: Path | None, 
         raise TorchwhyError(
             f"{cls.__name__} compares with a set of examples: give one, such as --background train_data.pth"
         )
+    return _background(rows)
+
+
+def _background(rows: Dataset) -> Tensor:
     return rows.inputs[:: max(1, -(-len(rows) // BACKGROUND_ROWS))]
 
 
@@ -420,6 +431,73 @@ def _arrays(values: Tensor | tuple[Tensor, ...]) -> bytes:
     return buffer.getvalue()
 
 
+# -- compare --------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def compare(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="A folder of checkpoints, or one of its files.")
+    ],
+    source: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="A data set (a .pth file or a folder), a .npy or .pt tensor.")
+    ],
+    method: Annotated[
+        list[str] | None, typer.Option(help="A method's name; may be repeated. By default all that run.")
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help=f"A metric's name; may be repeated. By default {', '.join(JUDGES)}."),
+    ] = None,
+    budget: Annotated[
+        int, typer.Option(min=1, help="Model evaluations at most: rows sent through the model, forward or backward.")
+    ] = 100_000,
+    examples: Annotated[int, typer.Option(min=1, help="So many of a data set, drawn by the seed.")] = 60,
+    target: Annotated[
+        str | None, typer.Option(help="What to explain, as for explain. By default what the network predicts.")
+    ] = None,
+    baseline: Annotated[
+        float | None, typer.Option(help="The value that stands for 'absent', for methods and metrics; by default 0.")
+    ] = None,
+    background: Annotated[
+        Path | None,
+        typer.Option(help="Data to compare with, for methods that take a set; by default some of the examples."),
+    ] = None,
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option(help="The report, .html.")] = Path("comparison.html"),
+    as_json: Json = False,
+) -> None:
+    """Find out which method to use on a network, and which metrics say anything about it."""
+    from torchwhy.recommendation import recommend
+
+    _require_place(out, ".html")
+    model, record = load_checkpoint(checkpoint)
+    inputs, dataset = _read(source, None, record.input_shape)
+    if dataset is not None:
+        drawn = torch.randperm(len(dataset), generator=draws(seed))[:examples]
+        inputs = dataset.inputs[drawn].float()
+    found = recommend(
+        model,
+        inputs,
+        _target(target, record.classes),
+        methods=method,
+        metrics=metric,
+        budget=budget,
+        baselines=baseline,
+        background=None if background is None else _background(load_dataset(background)),
+        seed=seed,
+    )
+    found.save(out)
+    if as_json:
+        print(json.dumps(found.as_dict() | {"written": [str(out)]}, indent=2))
+        return
+    from rich.console import Console
+
+    print("\n".join(found.sentences))
+    Console(markup=False, highlight=False).print(found.table())
+    print(f"written: {out}")
+
+
 # -- methods --------------------------------------------------------------------------------------------------
 
 
@@ -455,6 +533,46 @@ def methods(
         for option, default in _options(cls).items():
             table.add_row(option, json.dumps(default))
         console.print(table)
+
+
+# -- selftest -------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def selftest(
+    name: Annotated[str | None, typer.Argument(help="Test one method, and show every case.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Hold the methods to what they promise, on models with known answers; exit code 1 if a promise is broken."""
+    from torchwhy.testing import selftest as hold
+
+    reports = hold(name)
+    ok = all(report.ok for report in reports.values())
+    if as_json:
+        print(json.dumps({"ok": ok, "methods": [report.as_dict() for report in reports.values()]}, indent=2))
+    elif name is not None:
+        print(*reports.values(), sep="\n")
+    else:
+        _show_reports(reports)
+    if not ok:
+        raise typer.Exit(1)
+
+
+def _show_reports(reports: dict[str, Report]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    console = Console(markup=False, highlight=False)
+    table = Table(Column("method", style="bold", no_wrap=True), "promises", "on all cases", box=SIMPLE_HEAD)
+    for label, report in reports.items():
+        broken = ", ".join(f"{r.check} on {r.case!r}" for r in report.failed) or ("" if report.ok else "all is refused")
+        promised = "broken: " + broken if broken else "kept" if any(r.claimed for r in report.rows) else "none"
+        found = "; ".join([*([", ".join(report.keeps)] if report.keeps else []), *(f"= {c}" for c in report.computes)])
+        refused = f"{len(report.refused)} of {len(report.rows)} checks refused" if report.refused else ""
+        table.add_row(label, "" if report.skipped else promised, found or report.skipped or refused or "nothing")
+    console.print(table)
+    console.print("One method, case by case: torchwhy selftest NAME")
 
 
 def _told(info: Info) -> str:

@@ -327,6 +327,23 @@ def test_an_explanation_carries_its_evidence(case, net, x, at):
         assert (found.standard_error >= 0).all()
 
 
+def test_all_checks_have_an_answer_in_words(case, net, x):
+    # As few features as tell, since everything is explained several times over.
+    few = {"feature_mask": torch.arange(25).view(1, 1, 5, 5) // 3} if case.in_pairs else {}
+    before = {name: t.clone() for name, t in net.state_dict().items()}
+    found = case.explain(net, x[:2], target=[0, 1], check="full", **few)
+    close(found.values, case.method(net, **few).attribute(x[:2], case.baselines(x[:2]), target=[0, 1]), 0)
+    asked = ["training", "decision", "steadiness", "faithfulness", "weights", "class", "noise", "baseline"]
+    assert [c.name for c in found.evidence if c.name in asked] == asked
+    for check in found.evidence:
+        assert len(check.status) == len(check.value) == len(check.reason) == 2
+        assert all(value is None or math.isfinite(value) for value in check.value)
+        assert all(check.reason)
+        if check.name in ("weights", "class", "noise"):
+            assert None not in check.value or "the same everywhere" in " ".join(check.reason)
+    assert all(torch.equal(t, before[name]) for name, t in net.state_dict().items())
+
+
 def test_a_tuple_carries_its_evidence(case, pair, both):
     found = case.explain(pair, both, target=1)
     assert all(math.isfinite(v) for check in found.evidence for v in check.value)

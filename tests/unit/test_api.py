@@ -120,7 +120,7 @@ def test_wrong_options_are_told(model, x):
         explain(model, x, n_step=3)
     with pytest.raises(TorchwhyError, match="Saliency has no option 'n_steps'"):
         explain(model, x, method="saliency", n_steps=3)
-    with pytest.raises(TorchwhyError, match="check is 'free' or 'basic', not 'ful'"):
+    with pytest.raises(TorchwhyError, match="check is 'free', 'basic' or 'full', not 'ful'"):
         explain(model, x, check="ful")
     with pytest.raises(TorchwhyError, match="Saliency compares with nothing"):
         explain(model, x, method="saliency", baselines=0)

@@ -660,6 +660,23 @@ def test_a_detached_value_that_depends_on_the_input_is_refused():
     refused(lambda x: (x - x.mean(1, keepdim=True).detach()).sum(1), torch.rand(2, 4), "sub", "differs")
 
 
+@pytest.mark.parametrize(
+    ("operation", "model"),
+    [
+        ("mul", lambda x: (x.clamp(-0.5, 0.5) * x.detach()).sum(1)),
+        ("div", lambda x: (x.clamp(-0.5, 0.5) / x.detach()).sum(1)),
+        ("where", lambda x: torch.where(x > 2, x.clamp(-0.5, 0.5), 3.0).sum(1)),
+        ("where", lambda x: torch.where(x > 2, x.clamp(-0.5, 0.5), -x.clamp(-0.5, 0.5)).sum(1)),
+    ],
+    ids=["product", "quotient", "choice of one", "choice of two"],
+)
+def test_a_change_that_no_gradient_can_carry_is_refused(operation, model):
+    x, base = torch.tensor([[3.0, 0.2]]), torch.tensor([[1.0, 0.1]])  # clamped, the first does not differ
+    with pytest.raises(UnsupportedError, match=f"at {operation}: .*carries no gradient"):
+        DeepLift(model).attribute(x, base)
+    assert gap(model, x.double(), 0.1 * base.double()) < 1e-12  # here it differs
+
+
 def test_a_no_grad_island_that_does_not_matter_is_fine():
     def model(x: Tensor) -> Tensor:
         with torch.no_grad():

@@ -298,7 +298,7 @@ def test_basic_evidence_warns_of_marks_that_do_not_matter() -> None:
 
 
 def test_an_unknown_level_of_checks_is_refused() -> None:
-    with pytest.raises(TorchwhyError, match="check is 'free' or 'basic', not 'thorough'"):
+    with pytest.raises(TorchwhyError, match="check is 'free', 'basic' or 'full', not 'thorough'"):
         Saliency(heavy).explain(torch.ones(1, 12).double(), check="thorough")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torchwhy import Saliency
 from torchwhy.core.problem import Problem
 from torchwhy.core.tensors import Tensors
 from torchwhy.engines.noise import draws
+from torchwhy.methods import Level
 from torchwhy.metrics.faithfulness import RANDOM_ORDERS, SHARES, deletion
 
 WEIGHTS = torch.tensor([5.0, -3, 2, 1, 0.5, 0, -1, 4, -2, 0.25], dtype=torch.float64)
@@ -189,8 +191,9 @@ def test_it_costs_what_it_says() -> None:
     assert p.cost.backward == 0
 
 
-def test_it_is_part_of_the_basic_evidence() -> None:
+@pytest.mark.parametrize(("level", "effort"), [("basic", {"shares": (0.05, 0.2), "orders": 5}), ("full", {})])
+def test_it_is_part_of_the_evidence(level: Level, effort: dict[str, Any]) -> None:
     x = rand(3, 10)
-    (check,) = (c for c in Saliency(linear).explain(x, check="basic").evidence if c.name == "faithfulness")
-    known = deletion(Problem(linear, Tensors([x])), Tensors([WEIGHTS.abs().expand(3, 10)]), signed=False)
+    (check,) = (c for c in Saliency(linear).explain(x, check=level).evidence if c.name == "faithfulness")
+    known = deletion(Problem(linear, Tensors([x])), Tensors([WEIGHTS.abs().expand(3, 10)]), signed=False, **effort)
     assert check.value == pytest.approx(known.z.tolist())

@@ -143,6 +143,35 @@ def test_buffers_that_a_model_writes_in_evaluation_mode_are_put_back():
     assert model.calls == 0
 
 
+@pytest.mark.parametrize("make", [torch.jit.script, lambda m: torch.jit.freeze(torch.jit.script(m))])
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_scripts_with_buffers(make):
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    x = torch.rand(2, 3)
+    expected = FeatureAblation(plain).attribute(x, target=0)
+    script = make(plain)
+    before = {name: t.clone() for name, t in script.state_dict().items()}
+    torch.testing.assert_close(FeatureAblation(script).attribute(x, target=0), expected)
+    assert all(torch.equal(t, before[name]) for name, t in script.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_buffers_that_a_script_replaces_are_put_back():
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls = self.calls + 1
+            return x.sum(1)
+
+    script = torch.jit.script(Counts())
+    FeatureAblation(script).attribute(torch.ones(2, 3))
+    assert script.calls == 0
+
+
 def test_parametrised_weights():
     torch.manual_seed(0)
     model = nn.Sequential(

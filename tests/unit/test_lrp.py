@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchwhy.core.errors import TorchwhyError, UnsupportedError
 from torchwhy.engines.rules import Composite, on, trace
 from torchwhy.engines.rules import lrp as rules
+from torchwhy.engines.rules.local import Call, Local
 from torchwhy.engines.rules.lrp import (
     CONVOLUTIONS,
     LAYERS,
@@ -238,6 +239,25 @@ def test_black_pixels_get_their_share_from_rules_for_the_input(rule):
 
 
 # -- batch norms ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dims", "groups"), [(1, 1), (2, 1), (2, 2), (2, 4), (3, 2)])
+@pytest.mark.parametrize("epsilon", [0.0, 0.5])
+def test_one_channel_of_a_group_stands_for_all_that_are_flat(dims, groups, epsilon):
+    function = (F.conv1d, F.conv2d, F.conv3d)[dims - 1]
+    x, w = rand(2, 4, *[7] * dims), rand(8, 4 // groups, *[3] * dims, seed=1)
+    options = {"stride": 2, "padding": 1, "groups": groups}
+    call = Call.of(f"conv{dims}d", function, (x, w), options, [(0, None)])
+    r = rand(*function(x, w, **options).shape, seed=2)
+
+    def every_channel(weight: Tensor) -> Tensor:
+        return Flat(epsilon)._of(Local(call, (x,)), r, weight, None)
+
+    found = Flat(epsilon).relevance(Local(call, (x,)), r)
+    close(found, every_channel(torch.ones_like(w)))
+    assert apart(found, every_channel(w.square())) > 0.01
+    if epsilon == 0:
+        close(found.sum(), r.sum())
 
 
 @pytest.mark.parametrize("composite", COMPOSITES)

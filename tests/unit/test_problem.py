@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from torchwhy import (
     UnsupportedError,
     VarGrad,
 )
-from torchwhy.core.inputs import broadcast
+from torchwhy.core.inputs import broadcast, check_inputs
 from torchwhy.core.problem import Problem
 from torchwhy.core.tensors import Tensors, as_tensors
 
@@ -592,3 +593,12 @@ def test_units_of_a_problem_are_sites(mlp, x):
     p = problem(mlp, x, target=Site("1", 2))
     assert torch.equal(p.scores, torch.tanh(mlp[0](x))[:, 2].detach())
     assert p.output is None
+
+
+def test_finite_inputs_may_have_a_sum_that_is_not() -> None:
+    check_inputs(Tensors([torch.full((2, 3), 3e38)]))
+    for bad in (math.inf, -math.inf, math.nan):
+        x = torch.full((2, 3), 3e38)
+        x[1, 2] = bad
+        with pytest.raises(TorchwhyError, match=r"1 values that are NaN or infinite, the first at \(1, 2\)"):
+            check_inputs(Tensors([x]))

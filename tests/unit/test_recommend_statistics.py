@@ -100,6 +100,13 @@ def test_a_pair_that_hardly_differs_says_nothing_and_does_not_widen_the_others()
     assert ((beside.difference - beside.low)[:3, :3] <= 1.5 * width + 1e-12).all()
 
 
+def test_five_examples_are_enough_for_a_clear_difference_among_many():
+    x = 0.1 * normal(5, 10) + torch.arange(10)
+    found = all_pairs(x)
+    assert found.better[9, 0]
+    assert found.low[9, 0].isfinite()
+
+
 def test_one_column_has_no_pairs():
     assert not all_pairs(normal(5, 1)).better.any()
 

@@ -201,8 +201,19 @@ def test_an_explainer_that_breaks_is_an_error_and_one_that_refuses_is_not() -> N
     assert not report.ok
     report = score(refuses)
     assert len(report.refused) == len(report.rows)
+    assert not report.ok  # who refuses all keeps nothing
+    assert report.failed == report.keeps == report.computes == ()
+    assert repr(report).endswith("linear: UnsupportedError: not this one")
+
+    def refuses_some(model: nn.Module, inputs: Tensor, target: int) -> Tensor:
+        if inputs.shape[1] == 3:
+            raise UnsupportedError("not three")
+        return by_coalitions(model, inputs, target, torch.zeros_like(inputs[:1]))
+
+    report = score(refuses_some)
+    assert {row.case for row in report.refused} == {"and", "or", "glove", "airport", "relu network", "twin features"}
     assert report.ok
-    assert report.keeps == report.computes == ()
+    assert "completeness" not in report.keeps
     report = score(lambda model, inputs, target: inputs[:, 0])
     assert "attributions are a tensor (2, 4), not (2," in report.rows[0].message
 

@@ -129,18 +129,18 @@ def test_a_network_that_learnt_shuffled_labels_by_heart_does_not(tmp_path: Path)
     known, test = digits()
     few = dataclasses.replace(
         known,
-        inputs=known.inputs[:1000],
-        labels=known.labels[torch.randperm(len(known), generator=torch.Generator().manual_seed(1))][:1000],
+        inputs=known.inputs[:600],
+        labels=known.labels[torch.randperm(len(known), generator=torch.Generator().manual_seed(1))][:600],
     )
-    train(few, test, tmp_path, TrainingConfig(epochs=60, lr=0.02, momentum=0.9), progress=False)
+    train(few, test, tmp_path, TrainingConfig(epochs=50, lr=0.02, momentum=0.9), progress=False)
     model, _ = load_checkpoint(tmp_path / "last.json")
     with torch.no_grad():
         assert (model(few.inputs).argmax(1) == few.labels).float().mean() > 0.95
-    for x in (test.inputs[:10], few.inputs[:10]):
+    for x in (test.inputs[:20], few.inputs[:20]):
         found = IntegratedGradients(model).explain(x, check="full")
         assert statuses(found, "training") == {"pass"}  # it has learnt, but nothing that holds
-        assert [v.status for v in found.verdicts].count("warn") >= 8
-        assert the(found, "steadiness").status.count("warn") >= 8
+        assert [v.status for v in found.verdicts].count("warn") >= 14
+        assert the(found, "steadiness").status.count("warn") >= 14
     labelled = IntegratedGradients(model).explain(x, check="full", data=(test.inputs, test.labels))
     assert statuses(labelled, "accuracy") == {"warn"}
     assert "no better than chance" in the(labelled, "accuracy").reason[0]

@@ -111,7 +111,7 @@ class _Rest:
         if m in self.seen:
             return
         self.seen.add(m)
-        if m.training:
+        if getattr(m, "training", False):  # a frozen script has no mode
             self.training.append(m)
             m.training = False
         for p in m.parameters(recurse=False):

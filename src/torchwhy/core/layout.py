@@ -40,7 +40,7 @@ _ALIKE = _functions(
     add sub mul div truediv neg pow sqrt rsqrt exp abs square maximum minimum clamp where
     mean sum amax amin var matmul bmm addmm cat stack chunk split unbind narrow select squeeze unsqueeze
     permute transpose movedim view expand clone detach requires_grad_ size dim numel is_floating_point is_complex
-    getitem
+    getitem len
     """
 ) | {getattr(Tensor, name).__get__ for name in ("shape", "ndim", "dtype", "device", "requires_grad", "is_leaf")}
 # What gives a view or a copy, depending on how its input lies in memory.

@@ -280,12 +280,12 @@ class Game:
             Interrupted: by the user, where the problem's ``partial`` says that the rows so far are of use.
         """
         memory = self._memory
-        if not memory.where:
-            self._remember(torch.ones(1, self.features.count, dtype=torch.bool), what)
-            self._check(memory.scores[0, self.p.number])
         keys = self._keys(present)
+        rows = present.cpu()
+        if not memory.where:  # the point itself comes first, to be checked
+            rows = torch.cat([torch.ones_like(rows[:1]), rows])
         try:
-            self._remember(present.cpu(), what)
+            self._remember(rows, what)
         except KeyboardInterrupt:
             if not self.p.partial:
                 raise
@@ -315,6 +315,8 @@ class Game:
                     f"{self.features.count} features are absent: fill them with something else"
                 )
             memory.add(keys[start : start + len(scores)], scores)
+            if len(memory.where) == len(scores):
+                self._check(memory.scores[0, self.p.number])
             start += len(scores)
 
     def _check(self, again: Tensor) -> None:

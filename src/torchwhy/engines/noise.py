@@ -81,7 +81,9 @@ def _scales(sizes: Stdevs | Tensors, inputs: Tensors, what: str) -> list[float |
         )
     for number, (s, t) in enumerate(zip(scales, inputs, strict=True)):
         if s and not t.is_floating_point():
-            raise TorchwhyError(f"input {number} is {t.dtype}, to which noise cannot be added: give it 0 among the {what}")
+            raise TorchwhyError(
+                f"input {number} is {t.dtype}, to which noise cannot be added: give it 0 among the {what}"
+            )
     return [float(s) for s in scales]
 
 

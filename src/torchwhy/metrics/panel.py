@@ -11,6 +11,7 @@ from torchwhy.core.errors import MissingExtraError, TorchwhyError, closest
 from torchwhy.core.target import TargetLike
 from torchwhy.core.tensors import TensorOrTensors
 from torchwhy.metrics.base import Explained, Metric
+from torchwhy.metrics.correlations import SubsetMetric
 from torchwhy.metrics.score import Score
 from torchwhy.registry import metrics
 
@@ -114,7 +115,21 @@ def faithfulness_panel(
     controls: tuple[str, ...] = (),
     **options: Any,
 ) -> Panel:
-    """All metrics of faithfulness, on the same positions and with the same fill, at the cost of their different rows.
+    r"""All metrics of faithfulness, on the same positions and with the same fill, at the cost of their different rows.
+
+    Alone, each metric has defaults of its own. Here those are chosen so that the rows of one serve the others:
+
+    - All curves take the same 20 steps in the same two orders, `Selectivity` and `IROF` too; so `Selectivity` is
+      `Deletion`. `RegionPerturbation` goes on for 10 regions, one by one.
+    - `FaithfulnessCorrelation`, `MuFidelity` and `Infidelity` see the same 32 subsets. `SensitivityN` takes them for one
+      of its three sizes, single positions, which `FaithfulnessEstimate` removes anyway, for another, and half of the
+      positions for the third.
+    - `PixelFlipping` flips the positions of the others.
+
+    With M positions this is about 170 + M rows per example, that is 236 for 64 patches. The standard error of a
+    correlation :math:`r` over n subsets is about :math:`(1 - r^2) / \sqrt{n - 1}`: at 0.5 it is 0.13 for an example, in
+    place of 0.08 with the 100 subsets of the metrics alone, and falls with the root of the number of examples. Twice
+    the ``n_subsets`` cost 64 rows more.
 
     Takes what `Metric.score` takes, and
 
@@ -122,7 +137,7 @@ def faithfulness_panel(
         model: what was explained.
         controls: judged beside the explanations, see `torchwhy.metrics.controls`.
         options: of the metrics that have them, such as ``at``, ``positions``, ``fill``, ``n_steps`` or ``seed``. `IROF`
-            keeps its superpixels, and `ROAD` its fill.
+            keeps its superpixels and its fill, and `ROAD` its fill.
 
     >>> import torch
     >>> w = torch.tensor([3.0, 1.0, -2.0, 0.5])
@@ -150,7 +165,23 @@ def faithfulness_panel(
 
 
 # Metrics for images alone, and the options that make them what they are.
-_OF_IMAGES = {"IROF": {"positions", "fill", "n_steps"}, "ROAD": {"fill"}}
+_OF_IMAGES = {"IROF": {"positions", "fill"}, "ROAD": {"fill"}}
+
+
+def _shared(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Defaults of metrics within a panel, where their own would ask for rows that no other metric needs."""
+    steps, subsets = {"n_steps": 20}, {"n_subsets": 32}
+    return {
+        "FaithfulnessCorrelation": subsets,
+        "IROF": steps,
+        "Infidelity": subsets,
+        "MuFidelity": subsets,
+        "PixelFlipping": {"positions": "patches"},
+        "RegionPerturbation": {"n_regions": 10},
+        "Selectivity": steps,
+        # The smallest is a single position.
+        "SensitivityN": subsets | {"shares": (0.001, options.get("share", SubsetMetric.share), 0.5)},
+    }
 
 
 def _faithfulness(model: Any, controls: tuple[str, ...], options: dict[str, Any]) -> list[Metric]:
@@ -162,7 +193,8 @@ def _faithfulness(model: Any, controls: tuple[str, ...], options: dict[str, Any]
             raise TorchwhyError(
                 f"no metric of faithfulness has an option {option!r}{closest(option, set.union(*known.values()))}"
             )
+    shared = _shared(options)
     return [
-        cls(model, controls=controls, **{k: v for k, v in options.items() if k in known[name]})
+        cls(model, controls=controls, **shared.get(name, {}) | {k: v for k, v in options.items() if k in known[name]})
         for name, cls in classes.items()
     ]

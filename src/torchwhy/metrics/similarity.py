@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -51,9 +52,9 @@ class Likeness:
         values: (B, ...).
 
     >>> a = Tensors([torch.tensor([[1.0, 2.0, 4.0]])])
-    >>> Likeness("spearman", a)(Tensors([torch.tensor([[0.0, 5.0, 6.0], [3.0, 2.0, 1.0]])]))
-    tensor([[ 1.0000],
-            [-1.0000]], dtype=torch.float64)
+    >>> Likeness("spearman", a)(Tensors([torch.tensor([[0.0, 5.0, 6.0], [3.0, 2.0, 1.0]])])).round(decimals=6)
+    tensor([[ 1.],
+            [-1.]], dtype=torch.float64)
     """
 
     def __init__(self, kind: str, values: Tensors) -> None:
@@ -71,12 +72,22 @@ class Likeness:
         return torch.stack([self.kind.compare(self.prepared, piece) for piece in pieces])
 
 
-def _ranked(values: Tensors) -> Tensors:
-    return values.unflatten(mean_ranks(values.flat()))
+def _direction(values: Tensors, *, centred: bool, ranked: bool = False) -> Tensors:
+    """Rows of length 1, which the correlation is the product of; NaN where there is no direction."""
+    rows = mean_ranks(values.flat()) if ranked else values.flat()
+    # What is left of equal numbers by rounding is no direction.
+    least = 4 * torch.finfo(rows.dtype).eps * rows.shape[1] ** 0.5
+    # Squares of very small and very large numbers leave what a number can hold.
+    size = rows.abs().amax(1, keepdim=True)
+    rows = rows.double() / torch.where(size > 0, size, 1)
+    rows = rows - rows.mean(1, keepdim=True) if centred else rows
+    length = rows.norm(dim=1, keepdim=True)
+    return values.unflatten(rows / torch.where(length > least, length, math.nan))
 
 
-def _as_they_are(values: Tensors) -> Tensors:
-    return values
+def _product(a: Tensors, b: Tensors) -> Tensor:
+    each = [torch.linalg.vecdot(x.flatten(1), y.flatten(1)) for x, y in zip(a, b, strict=True)]
+    return torch.stack(each).sum(0).clamp(-1, 1)
 
 
 def _scaled(values: Tensors) -> Tensors:
@@ -87,32 +98,6 @@ def _scaled(values: Tensors) -> Tensors:
         )
     size = abs(values).flat().amax(1)
     return values.scale(1 / torch.where(size > 0, size, 1))
-
-
-def _correlation(a: Tensors, b: Tensors) -> Tensor:
-    return _angle(a, b, centred=True)
-
-
-def _cosine(a: Tensors, b: Tensors) -> Tensor:
-    return _angle(a, b, centred=False)
-
-
-def _angle(a: Tensors, b: Tensors, *, centred: bool) -> Tensor:
-    # What is left of equal numbers by rounding is no direction.
-    least = 4 * torch.finfo(a.parts[0].dtype).eps
-    rows, lengths, there = [], [], []
-    for values in (a, b):
-        flat = values.flat().double()
-        # Products of very small and very large numbers leave what a number can hold.
-        size = flat.abs().amax(1, keepdim=True)
-        flat = flat / torch.where(size > 0, size, 1)
-        flat = flat - flat.mean(1, keepdim=True) if centred else flat
-        rows.append(flat)
-        lengths.append(flat.norm(dim=1))
-        there.append(lengths[-1] > least * flat.shape[1] ** 0.5)
-    defined = there[0] & there[1]
-    value = (rows[0] * rows[1]).sum(1) / torch.where(defined, lengths[0] * lengths[1], 1)
-    return torch.where(defined, value.clamp(-1, 1), math.nan)
 
 
 def _ssim(a: Tensors, b: Tensors) -> Tensor:
@@ -141,8 +126,8 @@ def _windows(length: int, side: int) -> Tensor:
 
 
 KINDS = {
-    "spearman": Kind(_ranked, _correlation),
-    "pearson": Kind(_as_they_are, _correlation),
-    "cosine": Kind(_as_they_are, _cosine),
+    "spearman": Kind(partial(_direction, centred=True, ranked=True), _product),
+    "pearson": Kind(partial(_direction, centred=True), _product),
+    "cosine": Kind(partial(_direction, centred=False), _product),
     "ssim": Kind(_scaled, _ssim),
 }

@@ -45,6 +45,8 @@ class Rescale(Prepared):
         if local.operation == "relu":
             m = relu_quotient(local.inputs[0], reference.inputs[0])
             return lambda g: g * m
+        if not same_constants(local):
+            _check_carried(local.output - reference.output, local.inputs[0] - reference.inputs[0])
         m, shape, dtype = self.multiplier(local.wide(), reference.wide()), local.inputs[0].shape, local.inputs[0].dtype
         m = m.to(local.output.dtype)
         if m.shape == shape:
@@ -57,6 +59,13 @@ class Rescale(Prepared):
         if x.shape != y.shape:  # a constant operand with more elements
             local = local.with_([x.expand(y.shape)])
         return quotient(x, x0, y, reference.output, lambda: (local.slope() + reference.slope()) / 2, self.near)
+
+
+def _check_carried(dy: Tensor, *dx: Tensor) -> None:
+    """Every change of the output needs an input that changes with it."""
+    changed = torch.stack([(d != 0).expand(dy.shape) for d in dx]).any(0)
+    if ((dy != 0) & ~changed).any():
+        raise Refused("an argument of it changes it that carries no gradient, where nothing that carries one changes")
 
 
 def quotient(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor, slope: Callable[[], Tensor], near: Near = "never") -> Tensor:
@@ -262,6 +271,7 @@ class Choice(Prepared):
         (a, b), (a0, b0) = local.inputs, reference.inputs
         dy = local.output - reference.output
         da, db = (a - a0).expand(dy.shape), (b - b0).expand(dy.shape)
+        _check_carried(dy, da, db)
         agree = chosen == chosen0
         carriers = ((da != 0).to(dy) + (db != 0).to(dy)).clamp(min=1)
 

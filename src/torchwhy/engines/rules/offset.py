@@ -13,14 +13,13 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from torchwhy.core.guard import module_of
 from torchwhy.engines.rules.composite import Backward, Composite, Prepared, on
 from torchwhy.engines.rules.decompose import SMALLER, Refused
 from torchwhy.engines.rules.difference import ELEMENTWISE, LINEAR
 from torchwhy.engines.rules.local import Local
 from torchwhy.engines.rules.lrp import LAYERS, PRODUCTS
 from torchwhy.engines.rules.operations import names
-from torchwhy.engines.rules.place import Place, here
+from torchwhy.engines.rules.place import Place, here, names_of
 
 _RECTIFIERS = names("relu leaky_relu prelu rrelu abs")
 _MAXIMA = names("amax amin") + tuple(
@@ -58,9 +57,8 @@ class Collector:
     """Gathers what operations add while a backward pass runs, the last operation first."""
 
     def __init__(self, model: Any) -> None:
-        root = module_of(model)
         self.found: list[Added] = []
-        self._names = {id(m): name for name, m in root.named_modules()} if root is not None else {}
+        self._names = names_of(model)
 
     def composite(self, name: str) -> Composite:
         """The plain gradient, watched."""
