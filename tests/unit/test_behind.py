@@ -78,7 +78,9 @@ AT = ["stem", "front", "block", "act", Site("block", input=True), Site("fc", inp
 
 
 @pytest.mark.parametrize("at", AT, ids=str)
-@pytest.mark.parametrize("target", [1, [0, 2, 1], Site("fc", unit=2), lambda y: y.sin().sum(1)], ids=str)
+@pytest.mark.parametrize(
+    "target", [1, [0, 2, 1], Site("fc", unit=2), lambda y: y.sin().sum(1)], ids=["one", "each", "unit", "function"]
+)
 def test_numbers_are_those_of_the_whole_model(x: Tensor, at: str | Site, target: object) -> None:
     both(lambda: FeatureAblation(Residual(), at=at).attribute(x, target=target))
     both(lambda: IntegratedGradients(Residual(), at=at, n_steps=20).attribute(x, target=target))

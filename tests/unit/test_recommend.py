@@ -125,7 +125,9 @@ MORE = ["BetaSmooth", "Deconvolution", "DeepLift", "GuidedBackprop", "Integrated
 
 
 def test_a_method_made_by_the_user_stays_as_it_is(model):
-    result = recommend(model, images(), 0, methods=[Occlusion(model, sliding_window_shapes=(1, 2, 2))], metrics=["Deletion"])
+    result = recommend(
+        model, images(), 0, methods=[Occlusion(model, sliding_window_shapes=(1, 2, 2))], metrics=["Deletion"]
+    )
     (only,) = result.contenders
     assert only.told == "Occlusion(sliding_window_shapes=(1, 2, 2))"
     assert only.standing == "chosen"
@@ -135,14 +137,18 @@ def test_a_method_made_by_the_user_stays_as_it_is(model):
 
 
 def test_a_metric_that_a_control_does_as_well_on_does_not_count():
-    result = recommend(Squares(), vectors(), 0, methods=["FeatureAblation", "Saliency"], metrics=["Deletion", "MuFidelity"])
+    result = recommend(
+        Squares(), vectors(), 0, methods=["FeatureAblation", "Saliency"], metrics=["Deletion", "MuFidelity"]
+    )
     counts = {j.metric: j for j in result.judgements}
     assert not counts["Deletion"].informative
     assert counts["Deletion"].control == "input"
     assert counts["Deletion"].control_value == pytest.approx(counts["Deletion"].value)
     assert counts["MuFidelity"].informative
     assert result.best.name == "FeatureAblation"
-    assert any("Deletion says nothing on this model, since the size of the input does as well" in s for s in result.sentences)
+    assert any(
+        "Deletion says nothing on this model, since the size of the input does as well" in s for s in result.sentences
+    )
     # What does not count does not change the merit.
     alone = recommend(Squares(), vectors(), 0, methods=["FeatureAblation", "Saliency"], metrics=["MuFidelity"])
     assert [c.merit for c in alone.contenders] == [c.merit for c in result.contenders]

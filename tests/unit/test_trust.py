@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from collections.abc import Callable
@@ -67,15 +68,12 @@ class Counted(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model, self.rows = model, [0]  # a list, which copies of this module share
-        self.rows_of = self.rows
 
     def forward(self, x: Tensor) -> Tensor:
         self.rows[0] += len(x)
         return self.model(x)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Counted:
-        import copy
-
         twin = Counted(copy.deepcopy(self.model, memo)).eval()
         twin.rows = self.rows
         return twin
@@ -139,8 +137,8 @@ def test_a_network_that_learnt_shuffled_labels_by_heart_does_not(tmp_path: Path)
     for x in (test.inputs[:20], few.inputs[:20]):
         found = IntegratedGradients(model).explain(x, check="full")
         assert statuses(found, "training") == {"pass"}  # it has learnt, but nothing that holds
-        assert [v.status for v in found.verdicts].count("warn") >= 14
-        assert the(found, "steadiness").status.count("warn") >= 14
+        assert the(found, "steadiness").status.count("warn") > 10
+        assert [v.status for v in found.verdicts].count("warn") > 10
     labelled = IntegratedGradients(model).explain(x, check="full", data=(test.inputs, test.labels))
     assert statuses(labelled, "accuracy") == {"warn"}
     assert "no better than chance" in the(labelled, "accuracy").reason[0]
@@ -178,9 +176,8 @@ def test_an_explanation_that_is_the_same_everywhere_never_passes(
     found = Even(trained).explain(images, check=level)
     assert statuses(found, "completeness") == {"pass"}
     assert {v.status for v in found.verdicts} == {"warn"}
-    assert found.why_not_trust() == (
-        "Every value is the same, so that the explanation marks nothing (example 0, and 6 of 6 in all).",
-    ) or (level == "full")
+    told = "Every value is the same, so that the explanation marks nothing (example 0, and 6 of 6 in all)."
+    assert told in found.why_not_trust()
     if level == "full":
         assert statuses(found, "weights") == {"unknown"}
 

@@ -283,7 +283,7 @@ class Game:
         keys = self._keys(present)
         rows = present.cpu()
         if not memory.where:  # the point itself comes first, to be checked
-            rows = torch.cat([torch.ones_like(rows[:1]), rows])
+            rows = torch.cat([torch.ones(1, self.features.count, dtype=torch.bool), rows])
         try:
             self._remember(rows, what)
         except KeyboardInterrupt:
