@@ -5,8 +5,8 @@
 On the built-in digits and network, with `check="full"` and no labels. Believed should be what a trained network
 explains of the class it predicts. Not believed should be its explanation of another class (the second likeliest, and a
 random one), and any explanation by a network that was never trained, or that was trained on shuffled labels until it
-knew them by heart, of test images and of the training images that it knows. The limits of the checks were set on other networks
-(seeds 0, 1, 4 and 5) and on other images (the first 200 of the training and of the test data).
+knew them by heart, of test images and of the training images that it knows. The limits of the checks were set on
+other networks (seeds 0, 1, 4 and 5) and on other images (the first 200 of the training and of the test data).
 
 A false alarm is a trained network's explanation of its prediction that warns; a miss is one of the others that does
 not. The intervals are Wilson's for 95 %, over images; the methods see the same images and networks, so that their rows

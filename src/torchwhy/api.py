@@ -23,6 +23,7 @@ def explain(
     baselines: Any = None,
     additional_forward_args: Any = None,
     check: Level = "free",
+    data: tuple[Any, Any] | None = None,
     classes: tuple[str, ...] | None = None,
     **options: Any,
 ) -> Explanation:
@@ -37,7 +38,8 @@ def explain(
         at: a layer to explain at, instead of the input, or a list of layers.
         baselines: what to compare with, where the method does.
         additional_forward_args: further arguments of the model, a tuple, or a dict of those that go by name.
-        check: how much evidence to gather, "free" or "basic".
+        check: how much evidence to gather, "free", "basic" or "full", see `torchwhy.trust`.
+        data: with ``check="full"``, reference inputs and their classes, to measure the model's accuracy on.
         classes: names of the model's outputs.
         options: of the method.
 
@@ -57,6 +59,7 @@ def explain(
         "target": target,
         "additional_forward_args": additional_forward_args,
         "check": check,
+        "data": data,
         "classes": classes,
     }
     if method is None:

@@ -1,4 +1,4 @@
-"""Comparing methods: the exact one wins where it should, controls show which metrics say nothing, and rows are counted."""
+"""Comparing methods: the exact one wins, controls show which metrics say nothing, and rows are counted."""
 
 import json
 
@@ -261,6 +261,20 @@ def test_what_does_not_run_is_listed_with_the_reason(model):
     assert [c.name for c in result.contenders] == ["InputXGradient"]
     with pytest.raises(TorchwhyError, match="no method runs here: GradCAM: "):
         recommend(function, images(12), 0, methods=["GradCAM"], metrics=["Deletion"])
+
+
+def test_a_method_that_fails_on_an_example_is_told_of(model):
+    class Fragile(InputXGradient):
+        def compute(self, p):
+            if float(p.inputs.parts[0][:, 0, 0, 0].amin()) < 0.65:
+                raise TorchwhyError("too dark")
+            return super().compute(p)
+
+    x = images()
+    assert (x[:, 0, 0, 0] < 0.65).any()
+    result = recommend(model, x, 0, methods=[Fragile(model), "FeatureAblation"], metrics=["Deletion"])
+    assert result.refused == {"Fragile": "it does not run on all examples: too dark"}
+    assert [c.name for c in result.contenders] == ["FeatureAblation"]
 
 
 def test_maps_of_a_layer_are_enlarged_and_layers_tuned():

@@ -1,7 +1,7 @@
 """The statistics of a comparison, on tables whose answers are known."""
 
 import math
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 import torch
@@ -183,7 +183,7 @@ def test_halving_never_loses_the_best_where_there_is_no_noise(seed):
     assert rounds[-1].examples == 32
     assert len(rounds[-1].left) < 20
     assert [r.examples for r in rounds] == sorted(r.examples for r in rounds)
-    assert all(set(later.alive) == set(one.left) for one, later in zip(rounds, rounds[1:], strict=False))
+    assert all(set(later.alive) == set(one.left) for one, later in pairwise(rounds))
     assert track.spent < sum(track.costs) * 32 / 2
 
 
