@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 
 from torchwhy.core.errors import TorchwhyError
 from torchwhy.core.guard import Arguments, as_arguments, call, module_of, untouched
+from torchwhy.core.inputs import check_inputs
 from torchwhy.core.problem import Problem
 from torchwhy.core.progress import Progress
 from torchwhy.core.site import Site, Sites, Stop, Tap, find_place, find_site, tap
@@ -25,7 +26,7 @@ Layer: TypeAlias = str | nn.Module | Site
 Change: TypeAlias = float | Tensor | Callable[[Tensor], Tensor]
 
 BATCH = 256  # examples that go through a model together
-PROBES = 4  # noisy inputs at which a receptive field is looked for
+PROBES = 16  # noisy inputs at which a receptive field is looked for
 
 
 def capture(
@@ -53,6 +54,12 @@ def capture(
     """
     place = find_place(model, list(layers) if isinstance(layers, list | tuple) else [layers])
     assert isinstance(place, Sites)
+    names = [str(site) for site in place.sites]
+    for name, site in zip(names, place.sites, strict=True):
+        if site.unit is not None:
+            raise TorchwhyError(f"{site!r}: what a layer holds is captured whole; take its units from the result")
+        if names.count(name) > 1:
+            raise TorchwhyError(f"two of the layers are called {name!r} in the result: capture one at a time")
     pieces: list[list[Tensors]] = [[] for _ in place.sites]
     tuples = [False] * len(pieces)
     for args, extra in _batches(model, inputs, additional_forward_args, batch_size, "capturing", progress):
@@ -64,8 +71,7 @@ def capture(
             pieces[number].append(one.held)
             tuples[number] |= one.was_tuple
     return {
-        str(site): Tensors.cat(found).unwrap(was_tuple)
-        for site, found, was_tuple in zip(place.sites, pieces, tuples, strict=True)
+        name: Tensors.cat(found).unwrap(was_tuple) for name, found, was_tuple in zip(names, pieces, tuples, strict=True)
     }
 
 
@@ -166,7 +172,7 @@ def ablation_effects(
     model: nn.Module,
     inputs: TensorOrTensors,
     labels: Tensor | Sequence[int],
-    sites: Sequence[Layer],
+    sites: Layer | Iterable[Layer],
     *,
     value: float | Literal["mean"] = 0.0,
     additional_forward_args: Any = None,
@@ -187,6 +193,7 @@ def ablation_effects(
     """
     if value != "mean" and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise TorchwhyError(f"value is a number or 'mean', not {value!r}")
+    sites = [sites] if isinstance(sites, str | nn.Module | Site) else list(sites)
     if not sites:
         raise TorchwhyError("sites names nothing to ablate: give at least one layer or unit")
 
@@ -259,7 +266,8 @@ def most_activating(
 ) -> Activating:
     """The ``k`` examples of a data set that activate a unit or channel most, and what of them it sees.
 
-    What a unit sees is the box around all elements of the input with a gradient, at the example or at noise.
+    What a unit sees is the box around all elements of the input with a gradient, at the example or at noise. That is no
+    more than its receptive field, and less where behind a maximum or a ReLU some elements have none in any of these.
 
     Args:
         model: a module or function.
@@ -276,6 +284,10 @@ def most_activating(
     index = (unit.unit if isinstance(unit.unit, tuple) else (unit.unit,)) if isinstance(unit, Site) else ()
     if not index or not all(isinstance(i, int) for i in index):
         raise TorchwhyError(f"a unit or channel is named by whole numbers, such as Site('conv2', unit=5), not {unit!r}")
+    if unit.call == "all":
+        raise TorchwhyError(f"{unit!r}: a unit is found in one call of its layer: choose it, such as call=0")
+    if not isinstance(inputs, Tensor):
+        raise TorchwhyError(f"examples are one tensor (N, C, ...), not {type(inputs).__name__}")
     layer = replace(unit, unit=None)
     best: list[Tensor] = []
     places: list[Tensor] = []
@@ -323,11 +335,10 @@ def _seen(
     generators = [draws(seed, 70, n) for n in range(PROBES)]
     probes = [torch.randn(example.shape, generator=g, dtype=torch.float64).to(example) for g in generators]
     target = replace(layer, unit=(*index, *position))
-    moves = torch.zeros_like(example, dtype=torch.bool)
-    for probe in (example, *probes):
-        with untouched(model, example.device):
-            slopes = Problem(model, Tensors([probe]), extra=arguments, target=target).at_point()[1]
-        moves |= slopes.parts[0] != 0
+    with untouched(model, example.device):
+        here = Problem(model, Tensors([example]), extra=arguments, target=target)
+        slopes = here.moved(Tensors([torch.cat([example, *probes])]), 1 + PROBES).at_point()[1]
+    moves = (slopes.parts[0] != 0).any(0, keepdim=True)
     box = []
     for d in range(2, example.ndim):
         rest = [r for r in range(example.ndim) if r != d]
@@ -388,13 +399,14 @@ def neighbours(
 
     def vectors(some: TensorOrTensors) -> Tensor:
         (held,) = capture(model, some, [site], batch_size=batch_size, progress=progress).values()
-        return Tensors(held if isinstance(held, tuple) else (held,)).flat()
+        return Tensors(held if isinstance(held, tuple) else (held,)).double_for_sums().flat()
 
     ours, theirs = vectors(inputs), vectors(examples)
     if metric == "cosine":
         similarity = nn.functional.normalize(ours, dim=1) @ nn.functional.normalize(theirs, dim=1).T
     else:
-        similarity = -torch.cdist(ours, theirs)
+        # Each from its own differences: products of large vectors would cancel.
+        similarity = -torch.cdist(ours, theirs, compute_mode="donot_use_mm_for_euclid_dist")
     found = similarity.topk(min(k, len(theirs)), dim=1)
     return Neighbours(found.indices, found.values, site)
 
@@ -427,6 +439,7 @@ def _batches(
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise TorchwhyError(f"batch_size counts examples, a whole number of at least 1, not {batch_size!r}")
     tensors = as_tensors(inputs)[0]
+    check_inputs(tensors)
     arguments = as_arguments(extra)
     with Progress(progress).task(what, tensors.size) as advance:
         for start in range(0, tensors.size, batch_size):

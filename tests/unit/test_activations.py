@@ -97,6 +97,10 @@ def test_ablation_effects_are_told_for_each_class():
     assert "most for class 0 (-100.0%)" in str(first)
     (mean,) = ablation_effects(both, x, [0, 0, 1, 2], ["0"], value="mean")
     assert mean.accuracy == (1.0, 0.5)  # all are decided as the mean is
+    some = ablation_effects(both, x, [0, 0, 1, 2], (Site("0", unit=u) for u in (0, 1)))
+    assert [e.accuracy for e in some] == [first.accuracy, second.accuracy]
+    (alone,) = ablation_effects(both, x, [0, 0, 1, 2], "0", value="mean")
+    assert alone.accuracy == mean.accuracy
     (missing,) = ablation_effects(both, x[:3], [0, 0, 1], [Site("0", unit=0)])
     assert math.isnan(missing.by_class[2])
 
@@ -118,6 +122,26 @@ def test_the_most_activating_examples_and_what_the_unit_sees():
     assert linear.index.shape == (5,)
     assert linear.position.shape == (5, 0)
     assert linear.crops[0].shape == (1, 11, 11)
+
+
+def test_a_unit_behind_a_maximum_is_seen_from_several_sides():
+    model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.MaxPool2d(3))
+    nn.init.ones_(model[0].weight)
+    x = torch.zeros(1, 1, 6, 6)
+    x[0, 0, 4, 4] = 5.0
+    found = most_activating(model, x, Site("1", unit=0))
+    assert found.boxes.tolist() == [[[3, 6], [3, 6]]]  # the example by itself shows the one pixel
+
+
+def test_near_neighbours_of_large_vectors_are_told_apart():
+    steps = torch.arange(40.0)[:, None] * torch.tensor([1.0, 0.0]) / 64
+    far = 1000 + steps
+    layer = nn.Linear(2, 1)
+    found = neighbours(layer, far, far, k=2, metric="euclidean")
+    assert found.index[:, 0].tolist() == list(range(40))
+    assert torch.equal(found.similarity, torch.tensor([[0.0, -1 / 64]]).expand(40, 2))
+    half = neighbours(layer.half(), steps.half(), steps.half(), k=1, metric="euclidean")
+    assert half.index[:, 0].tolist() == list(range(40))
 
 
 def test_neighbours_are_the_closest(net):
@@ -156,6 +180,11 @@ def test_the_penultimate_layer_is_the_last_that_runs():
         (lambda net: most_activating(net, X, Site("conv")), "named by whole numbers"),
         (lambda net: neighbours(net, X, X, metric="angle"), "metric is"),
         (lambda net: neighbours(torch.relu, X, X), "say which with layer"),
+        (lambda net: capture(net, X, Site("conv", unit=1)), "is captured whole"),
+        (lambda net: capture(net, X, ["conv", Site("conv", batch=0)]), "two of the layers are called 'conv'"),
+        (lambda net: capture(net, X[:0], "conv"), "there are no examples"),
+        (lambda net: most_activating(net, X, Site("conv", unit=1, call="all")), "in one call"),
+        (lambda net: most_activating(net, (X,), Site("conv", unit=1)), "one tensor"),
     ],
 )
 def test_mistakes_are_told(net, mistake, message):

@@ -137,6 +137,40 @@ def test_shapley_cam_of_many_is_that_of_each() -> None:
     assert (found.provenance["forward_rows"], found.provenance["backward_rows"]) == (4, 4)
 
 
+def test_shapley_cam_of_several_layers_is_that_of_each() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 2), nn.Tanh(), nn.Conv2d(3, 2, 2), nn.Flatten(), nn.Linear(8, 2), nn.Tanh()
+    ).double()
+    x = torch.randn(3, 1, 4, 4, **WIDE)
+    both = ShapleyCAM(model, at=["1", "2"]).attribute(x, target=0)
+    for at, found in zip(("1", "2"), both, strict=True):
+        same(found, ShapleyCAM(model, at=at).attribute(x, target=0))
+    flat = nn.Sequential(nn.Conv2d(1, 3, 2), nn.ReLU(), nn.Conv2d(3, 2, 2), nn.Flatten(), nn.Linear(8, 2)).double()
+    straight = ShapleyCAM(flat, at=["1", "2"]).attribute(x, target=0)  # no layer has a curvature behind it
+    for at, found in zip(("1", "2"), straight, strict=True):
+        same(found, GradCAM(flat, at=at).attribute(x, target=0))
+
+
+def test_shapley_cam_behind_attention() -> None:
+    class Attends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows = self.layer(x).flatten(2).mT[:, None]
+            return nn.functional.scaled_dot_product_attention(rows, rows, rows).flatten(1)
+
+    def by_hand(x: Tensor) -> Tensor:
+        rows = x.flatten(2).mT
+        return (((rows @ rows.mT) / rows.shape[2] ** 0.5).softmax(2) @ rows).flatten(1)[:, 0].sum()
+
+    slope = torch.autograd.functional.jacobian(by_hand, A)
+    bent = torch.autograd.functional.hvp(by_hand, A, A)[1]
+    known = ((slope - bent / 2).mean((2, 3), keepdim=True) * A).sum(1)
+    same(ShapleyCAM(Attends(), at="layer").attribute(A, target=0), known)
+
+
 class Classes(nn.Module):
     """Four classes of a layer of two channels: the means, mixed."""
 

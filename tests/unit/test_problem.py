@@ -595,6 +595,17 @@ def test_units_of_a_problem_are_sites(mlp, x):
     assert p.output is None
 
 
+def test_a_model_that_overwrites_what_its_gradient_needs_is_told_so(x):
+    def overwrites(x: Tensor) -> Tensor:
+        h = x.exp()
+        h += 1
+        return h.sum(1)
+
+    with pytest.raises(UnsupportedError, match="changes in place a value that its own gradient needs"):
+        Saliency(overwrites).attribute(x)
+    torch.testing.assert_close(FeatureAblation(overwrites).attribute(x), x.exp() - 1)
+
+
 def test_finite_inputs_may_have_a_sum_that_is_not() -> None:
     check_inputs(Tensors([torch.full((2, 3), 3e38)]))
     for bad in (math.inf, -math.inf, math.nan):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -163,6 +164,41 @@ def test_attacks_are_compared_batch_after_batch():
     assert compared.summary() == {}
 
 
+def several(model: Any, metric: Any = lambda output: output) -> dict[str, Any]:
+    """The first two of three rows, as they are and moved by 1, in one pass."""
+    compared = AttackComparator(model, metric)
+    compared.add_attack(lambda x: x + 1, "moved")
+    return compared.evaluate(points([1.0, 1.0, 1.0], [0.0, 2.0, 0.0]), perturbations_per_eval=2)
+
+
+def test_outputs_of_any_form_are_taken_apart():
+    found = several(
+        lambda x: {"logits": TWO(x), "more": (x,)}, lambda output: output["logits"][:, 0] + output["more"][0][:, 2]
+    )
+    assert found["Original"].tolist() == [4, 4]
+    assert found["moved"]["mean"].tolist() == [8, 7 + 1 - 0]
+
+
+def test_comparing_and_searching_leave_the_model_as_it_was():
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.9), nn.Linear(4, 2)).train()
+    x, state, before = torch.rand(5, 3), torch.get_rng_state(), {k: v.clone() for k, v in model.state_dict().items()}
+    right = model.eval()(x).argmax(1)
+    model.train()
+    compared = AttackComparator(model, lambda output, target: (output.argmax(1) == target).float())
+    assert compared.evaluate(x, target=right)["Original"].tolist() == [1] * 5  # no unit was dropped
+    search = MinParamPerturbation(model, torch.add, "other", 0.0, 1.0, 0.25)
+    assert search.evaluate(x, target=1 - right)[1] == 0.0
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_models_with_named_outputs_are_attacked():
+    x = points([1.0, 1.0, 1.0], [-0.2, 0.1, 0.0])
+    named = FGSM(lambda x: {"logits": TWO(x)}).perturb(x, 0.1, [0, 1])
+    assert torch.equal(named, FGSM(TWO).perturb(x, 0.1, [0, 1]))
+
+
 def test_accuracy_under_a_budget_never_rises():
     x = points([1.0, 1.0, 0.0], [0.2, 0.1, 0.0], [0.6, 0.0, 0.0], [-1.0, 0.0, 0.0])
     sizes = (0.1, 0.3, 0.5, 2.0)
@@ -212,6 +248,8 @@ def test_corruption_curves_tell_accuracy_by_severity():
     assert brightness.accuracy == (1, 1, 1, 1, 0.5, 0.5)
     assert contrast.accuracy == (1,) * 6
     assert "brightness: 0: 100.0%" in str(brightness)
+    once = corruption_curves(model, images, labels, (k for k in ("contrast", "brightness")), severities=iter((1, 5)))
+    assert [c.accuracy for c in once] == [(1, 1, 1), (1, 1, 0.5)]
 
 
 @pytest.mark.parametrize(
@@ -228,6 +266,18 @@ def test_corruption_curves_tell_accuracy_by_severity():
         (lambda: corrupt(torch.rand(1, 1, 4, 4), "contrast", 6), "severity is"),
         (lambda: MinParamPerturbation(TWO, min, "by", 0, 1, 2), "no two steps"),
         (lambda: accuracy_curve(TWO, min, torch.ones(1, 3), 0, []), "increasing order"),
+        (lambda: accuracy_curve(TWO, min, torch.ones(0, 3), 0, [1]), "there are no examples"),
+        (lambda: accuracy_curve(TWO, min, points([1.0] * 3), 0, [1], wrong=lambda y, t: y > 0), "one truth value"),
+        (lambda: FGSM(TWO).perturb(points([1.0] * 3), 1, None), "with targeted=True the one"),
+        (lambda: corrupt(torch.rand(1, 1, 4, 4), "contrast", 3.0), "not 3.0"),
+        (lambda: corrupt(torch.rand(0, 1, 4, 4), "contrast"), "there are no examples in inputs of shape"),
+        (lambda: corruption_curves(TWO, torch.rand(1, 1, 4, 4), 0, severities=[1.5]), "not 1.5"),
+        (lambda: MinParamPerturbation(TWO, min, "by", 0, 3, 1, num_attempts=0), "num_attempts is"),
+        (
+            lambda: MinParamPerturbation(TWO, torch.sub, "other", 0, 3, 1).evaluate(points([1.0] * 3)),
+            "say the target, the",
+        ),
+        (lambda: several(lambda x: TWO(x).sum()), "leave perturbations_per_eval"),
     ],
 )
 def test_mistakes_are_told(mistake, message):

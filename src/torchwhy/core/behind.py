@@ -2,7 +2,7 @@
 
 What does not depend on the layer is computed once per example. Not every model can be traced, and a trace can miss what
 the model's own code does, so a `Shortcut` is taken only after it has given what the model gives; see
-`torchwhy.core.problem.Problem`.
+`torchwhy.core.trials`.
 """
 
 from __future__ import annotations

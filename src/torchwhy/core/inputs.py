@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
-from torchwhy.core.errors import TorchwhyError
+from torchwhy.core.errors import TorchwhyError, UnsupportedError
+from torchwhy.core.guard import Arguments, module_of
 from torchwhy.core.tensors import Tensors
 
 
@@ -70,3 +72,29 @@ def check_inputs(inputs: Tensors) -> None:
             raise TorchwhyError(
                 f"input {number} holds {int((~finite).sum())} values that are NaN or infinite, the first at {where}"
             )
+
+
+def check_batch_size(rows: int | None) -> None:
+    """Refuse what is no number of rows."""
+    if rows is not None and (isinstance(rows, bool) or not isinstance(rows, int) or rows < 1):
+        raise TorchwhyError(f"batch_size counts rows, a whole number of at least 1, not {rows!r}")
+
+
+def check_rows_independent(model: Any) -> None:
+    """Refuse a model of which a row's output depends on the other rows."""
+    module = module_of(model)
+    for name, m in module.named_modules() if module is not None else ():
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is None:
+            raise UnsupportedError(
+                f"{name} ({type(m).__name__}, track_running_stats=False) normalises over the batch even in "
+                f"evaluation mode, so a score depends on the other rows: give it running statistics"
+            )
+
+
+def at_home(model: Any, inputs: Tensors, extra: Arguments) -> tuple[Tensors, Arguments]:
+    """What is given to a ``DataParallel`` may lie anywhere; the model it spreads is on its first device."""
+    if not isinstance(model, nn.DataParallel) or not model.device_ids:
+        return inputs, extra
+    device = model.src_device_obj
+    moved: Arguments = tree_map_only(Tensor, lambda t: t.to(device), extra)
+    return inputs.map(lambda t: t.to(device)), moved

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+Precision: TypeAlias = Literal["full", "mixed"]
 
 _aten = torch.ops.aten
 # The products that nearly all of a backward pass is made of.
@@ -35,6 +37,6 @@ class _Bfloat16Products(TorchDispatchMode):
         return tuple(None if t is None else t.to(wide) for t in out)
 
 
-def backward(precision: str) -> AbstractContextManager[Any]:
+def backward(precision: Precision) -> AbstractContextManager[Any]:
     """The context a backward pass runs in: "full" as the model's dtype has it, "mixed" with products in bfloat16."""
     return _Bfloat16Products() if precision == "mixed" else nullcontext()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchwhy.core.curvature import curvature_at_point
 from torchwhy.core.errors import TorchwhyError
 from torchwhy.core.options import at_least
 from torchwhy.core.problem import Problem
@@ -312,7 +313,7 @@ class ShapleyCAM(GradCAM):
     """
 
     def slopes(self, p: Problem) -> Tensors:
-        slopes, bent = p.curvature_at_point()
+        slopes, bent = curvature_at_point(p)
         return slopes - bent * 0.5
 
 

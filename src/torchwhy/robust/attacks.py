@@ -14,7 +14,7 @@ from torch import Tensor
 from torchwhy.core.errors import TorchwhyError, UnsupportedError, closest
 from torchwhy.core.guard import as_arguments, call, untouched
 from torchwhy.core.inputs import broadcast, check_inputs, leaf
-from torchwhy.core.target import as_tensor, resolve
+from torchwhy.core.target import as_tensor, main_part, resolve
 from torchwhy.core.tensors import TensorOrTensors, Tensors, align, as_tensors
 from torchwhy.engines.noise import check_seed, draws
 
@@ -25,12 +25,14 @@ Norm: TypeAlias = Literal["Linf", "L2"]
 
 def selected(values: Tensor, target: Any) -> Tensor:
     """The value (B,) of each example's target."""
+    if target is None and values[0].numel() != 1:
+        raise TorchwhyError("say the target: the true class, or with targeted=True the one wanted")
     return resolve(target, values, len(values))(values, torch.arange(len(values), device=values.device))
 
 
 def cross_entropy(output: Any, target: Any) -> Tensor:
     """Minus the log-probability (B,) of the target class, from logits (B, C, ...)."""
-    logits = as_tensor(output)
+    logits = as_tensor(main_part(output))
     if logits.ndim < 2 or logits.shape[1] < 2:
         raise TorchwhyError(
             f"an output of shape {tuple(logits.shape)} has no classes: say what to raise, with "

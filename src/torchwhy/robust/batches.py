@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from torchwhy.core.errors import TorchwhyError
-from torchwhy.core.guard import Arguments, as_arguments
+from torchwhy.core.guard import Arguments, as_arguments, untouched
 
 _K = TypeVar("_K")
 
@@ -21,7 +22,8 @@ def attempts_in_batches(
     """The output for every attempt: ``(key, made, ready)`` gives ``(key, made, forward(ready))``.
 
     Attempts are made when they are needed; ``count`` of them, tensors or tuples of tensors with a batch dimension, go
-    through the model together. Further arguments that are tensors belong to the examples.
+    through the model together. Further arguments that are tensors belong to the examples. The model is guarded while
+    it runs.
     """
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise TorchwhyError(f"perturbations_per_eval is a whole number of at least 1, not {count!r}")
@@ -32,14 +34,29 @@ def attempts_in_batches(
             outputs = [_forward(forward, ready[0], arguments)]
         else:
             sizes = [len(r[0] if isinstance(r, tuple) else r) for r in ready]
-            outputs = list(_forward(forward, _joined(ready), _repeated(arguments, len(ready))).split(sizes))
+            outputs = _split(_forward(forward, _joined(ready), _repeated(arguments, len(ready))), sizes)
         for (key, made, _), output in zip(some, outputs, strict=True):
             yield key, made, output
 
 
 def _forward(forward: Callable[..., Any], ready: Any, extra: Arguments) -> Any:
-    with torch.no_grad():
+    device = next((t.device for t in tree_leaves(ready) if isinstance(t, Tensor)), torch.device("cpu"))
+    with untouched(forward, device), torch.no_grad():
         return forward(ready, **extra) if isinstance(extra, dict) else forward(ready, *extra)
+
+
+def _split(output: Any, sizes: list[int]) -> list[Any]:
+    """The output of every attempt, from that of all of them."""
+    leaves, spec = tree_flatten(output)
+    wrong = [t for t in leaves if not isinstance(t, Tensor) or t.ndim == 0 or len(t) != sum(sizes)]
+    if wrong:
+        given = f"shape {tuple(wrong[0].shape)}" if isinstance(wrong[0], Tensor) else type(wrong[0]).__name__
+        raise TorchwhyError(
+            f"the model gave {given} for {sum(sizes)} rows, which cannot be told apart: leave perturbations_per_eval "
+            f"at 1"
+        )
+    parts = [t.split(sizes) for t in leaves]
+    return [tree_unflatten([part[k] for part in parts], spec) for k in range(len(sizes))]
 
 
 def _joined(ready: list[Any]) -> Any:

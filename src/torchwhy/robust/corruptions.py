@@ -20,6 +20,9 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  as everyone calls it
 
 from torchwhy.core.errors import TorchwhyError, closest
+from torchwhy.core.inputs import check_inputs
+from torchwhy.core.target import is_int
+from torchwhy.core.tensors import Tensors
 from torchwhy.engines.noise import check_seed, draws
 
 Corruption: TypeAlias = Callable[[Tensor, int, torch.Generator], Tensor]
@@ -46,12 +49,12 @@ def corrupt(images: Tensor, kind: str, severity: int = 3, seed: int = 0) -> Tens
     """
     if kind not in CORRUPTIONS:
         raise TorchwhyError(f"there is no corruption {kind!r}{closest(kind, CORRUPTIONS)}")
-    if isinstance(severity, bool) or severity not in SEVERITIES:
-        raise TorchwhyError(f"severity is a whole number from 1 to 5, not {severity!r}")
+    check_severity(severity)
     check_seed(seed)
     if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
         shown = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
         raise TorchwhyError(f"corruptions are of images (B, C, H, W) of real numbers, not {shown}")
+    check_inputs(Tensors([images]))
     low, high = images.min().item(), images.max().item()
     if not (low >= 0 and high <= 1):
         raise TorchwhyError(
@@ -61,6 +64,12 @@ def corrupt(images: Tensor, kind: str, severity: int = 3, seed: int = 0) -> Tens
     wide = images.to(torch.float64 if images.dtype == torch.float64 else torch.float32)
     changed = CORRUPTIONS[kind](wide, severity - 1, draws(seed, stream=60))
     return changed.clamp(0, 1).to(images.dtype)
+
+
+def check_severity(severity: object) -> None:
+    """Refuse what is no severity."""
+    if not is_int(severity) or severity not in SEVERITIES:
+        raise TorchwhyError(f"severity is a whole number from 1 to 5, not {severity!r}")
 
 
 def _named(fn: Corruption) -> Corruption:

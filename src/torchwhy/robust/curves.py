@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from torchwhy.core.errors import TorchwhyError
-from torchwhy.core.guard import as_arguments, call, untouched
+from torchwhy.core.guard import as_arguments, untouched
+from torchwhy.core.inputs import check_inputs
 from torchwhy.core.progress import Progress
 from torchwhy.core.tensors import TensorOrTensors, as_tensors
-from torchwhy.robust.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from torchwhy.robust.search import mistaken
+from torchwhy.robust.corruptions import CORRUPTIONS, SEVERITIES, check_severity, corrupt
+from torchwhy.robust.search import mistaken, wrongly
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ def accuracy_curve(
         additional_forward_args: further arguments of the model.
         progress: show a progress bar; None does on a terminal.
 
+    >>> import torch
     >>> model = torch.nn.Linear(2, 2, bias=False)
     >>> _ = torch.nn.init.eye_(model.weight)
     >>> x, labels = torch.tensor([[1.0, 0.0], [0.0, 0.1]]), [0, 1]
@@ -90,18 +91,13 @@ def accuracy_curve(
     if not sizes or list(sizes) != sorted(sizes) or not sizes[0] > 0 or not math.isfinite(sizes[-1]):
         raise TorchwhyError(f"sizes are numbers above 0 in increasing order, not {sizes}")
     point, was_tuple = as_tensors(inputs)
+    check_inputs(point)
     extra = as_arguments(additional_forward_args)
-
-    def fooled(changed: TensorOrTensors) -> Tensor:
-        with untouched(model, point.device), torch.no_grad():
-            found = wrong(call(model, as_tensors(changed)[0].map(torch.clone), extra), target)
-        return found.bool()
-
-    before = fooled(inputs)
-    rows = [before]
+    rows = [wrongly(model, point, extra, target, wrong)]
     with Progress(progress).task(name, len(sizes)) as advance:
         for size in sizes:
-            now = fooled(attack(point.unwrap(was_tuple), size))
+            changed = as_tensors(attack(point.unwrap(was_tuple), size))[0]
+            now = wrongly(model, changed, extra, target, wrong)
             rows.append(now | rows[-1] if cumulative else now)
             advance(1)
     shares = [1 - row.double().mean().item() for row in rows]
@@ -142,7 +138,9 @@ def corruption_curves(
         return lambda x, size: corrupt(x, kind, int(size), seed)
 
     curves = []
-    kinds = list(CORRUPTIONS) if kinds is None else list(kinds)
+    kinds, severities = list(CORRUPTIONS) if kinds is None else list(kinds), list(severities)
+    for severity in severities:
+        check_severity(severity)
     # Guarded here, as inside `prepared` the model cannot be seen.
     with untouched(model, images.device), Progress(progress).task("corrupting", len(kinds)) as advance:
         for kind in kinds:

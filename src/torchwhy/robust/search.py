@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from torchwhy.core.errors import TorchwhyError
-from torchwhy.core.guard import as_arguments, call, untouched
+from torchwhy.core.guard import Arguments, as_arguments, call, untouched
+from torchwhy.core.inputs import check_inputs
 from torchwhy.core.progress import Progress
 from torchwhy.core.target import as_tensor, indices, main_part
 from torchwhy.core.tensors import TensorOrTensors, Tensors, align, as_tensors
@@ -41,7 +42,19 @@ def mistaken(output: Any, target: Any) -> Tensor:
             f"an output of shape {tuple(values.shape)} names no class for each example: say what is wrong, with "
             f"wrong=lambda output, target: ..."
         )
+    if target is None:
+        raise TorchwhyError("say the target, the true class of each example")
     return values.argmax(1) != indices(target, values, len(values))[:, 0].to(values.device)
+
+
+def wrongly(model: Any, inputs: Tensors, extra: Arguments, target: Any, wrong: Callable[[Any, Any], Tensor]) -> Tensor:
+    """Whether ``wrong`` finds the model to be wrong about each example, (B,)."""
+    with untouched(model, inputs.device), torch.no_grad():
+        found = wrong(call(model, inputs.map(torch.clone), extra), target)
+    if not isinstance(found, Tensor) or found.shape != (inputs.size,):
+        given = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise TorchwhyError(f"wrong gives one truth value for each of {inputs.size} examples, not {given}")
+    return found.bool()
 
 
 def minimum_perturbation(
@@ -84,6 +97,7 @@ def minimum_perturbation(
     tensor([0.5000, 0.0000])
     """
     point, was_tuple = as_tensors(inputs)
+    check_inputs(point)
     for name, value, least in (("levels", levels, 1), ("halvings", halvings, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise TorchwhyError(f"{name} is a whole number of at least {least}, not {value!r}")
@@ -91,15 +105,8 @@ def minimum_perturbation(
         raise TorchwhyError(f"highest is the largest size to try, a number above 0, not {highest!r}")
     extra = as_arguments(additional_forward_args)
 
-    def fooled(changed: Tensors) -> Tensor:
-        with untouched(model, changed.device), torch.no_grad():
-            found = wrong(call(model, changed.map(torch.clone), extra), target)
-        if not isinstance(found, Tensor) or found.shape != (point.size,):
-            raise TorchwhyError(f"wrong gives one truth value for each of {point.size} examples, not {found!r}")
-        return found.bool()
-
     size = torch.zeros(point.size, device=point.device, dtype=torch.float64)
-    at_once = fooled(point)
+    at_once = wrongly(model, point, extra, target, wrong)
     best, found = point, at_once.clone()
     low, high = size.clone(), torch.where(at_once, 0.0, torch.inf)
     with Progress(progress).task("searching the smallest change", levels + halvings) as advance:
@@ -112,7 +119,7 @@ def minimum_perturbation(
                 advance(1)
                 continue
             changed = as_tensors(attack(point.unwrap(was_tuple), size))[0]
-            works = fooled(changed) & ~at_once
+            works = wrongly(model, changed, extra, target, wrong) & ~at_once
             better = works & (size < high)
             best = best.map(lambda b, c, better=better: torch.where(align(better, c).bool(), c, b), changed)
             high = torch.where(better, size, high)
@@ -161,6 +168,8 @@ class MinParamPerturbation:
             raise TorchwhyError(f"from {arg_min} to {arg_max} there are no two steps of {arg_step}")
         if not isinstance(mode, str) or mode.lower() not in ("linear", "binary"):
             raise TorchwhyError(f"mode is 'linear' or 'binary', not {mode!r}")
+        if isinstance(num_attempts, bool) or not isinstance(num_attempts, int) or num_attempts < 1:
+            raise TorchwhyError(f"num_attempts is a whole number of at least 1, not {num_attempts!r}")
         self.forward_func, self.attack, self.arg_name = forward_func, attack, arg_name
         self.arg_min, self.arg_max, self.arg_step = arg_min, arg_max, arg_step
         self.mode, self.num_attempts = mode.lower(), num_attempts
@@ -229,5 +238,5 @@ class MinParamPerturbation:
         return made, best
 
 
-def _all_right(output: Any, target: Any) -> bool:
+def _all_right(output: Any, target: Any = None) -> bool:
     return not bool(mistaken(output, target).any())
