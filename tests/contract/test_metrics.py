@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from torchwhy import IntegratedGradients, Saliency, TorchwhyError, metrics
-from torchwhy.metrics import Metric, Score
+from torchwhy.metrics import Metric, Rating
 from torchwhy.registry import lookup_metric
 
 # A contract holds for a few steps and samples as well as for many.
@@ -36,7 +36,7 @@ class Case:
         chosen = {name: value for name, value in (quick | options).items() if name in known}
         return self.cls(model, **chosen) if "model" in self.needs else self.cls(**chosen)
 
-    def score(self, model: Any, x: Any, *, target: Any = 1, given: str = "method", **options: Any) -> Score:
+    def score(self, model: Any, x: Any, *, target: Any = 1, given: str = "method", **options: Any) -> Rating:
         """Judge integrated gradients, given as a method, as attributions or as an explanation."""
         method = IntegratedGradients(model, n_steps=8)
         explained: Any = method
@@ -64,7 +64,7 @@ def judge(request: pytest.FixtureRequest) -> Case:
     return Case(request.param)
 
 
-def same(a: Score, b: Score, tolerance: float = 1e-4) -> None:
+def same(a: Rating, b: Rating, tolerance: float = 1e-4) -> None:
     torch.testing.assert_close(a.value, b.value, rtol=tolerance, atol=tolerance, equal_nan=True, check_dtype=False)
     assert a.reasons == b.reasons
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from torchwhy.engines.fills import Noise
 from torchwhy.engines.game import Game, Groups, Windows
 from torchwhy.engines.masks import KEPT, channels, columns, superpixels, tokens
 from torchwhy.methods.banzhaf import Banzhaf
+from torchwhy.methods.base import Method
 from torchwhy.methods.rise import RISE
 from torchwhy.methods.shapley import ShapleyValues, ShapleyValueSampling
 
@@ -182,7 +184,7 @@ def test_one_absent_is_the_fall_for_each_feature_and_example() -> None:
 def test_each_feature_costs_one_row_per_example() -> None:
     found = FeatureAblation(total).explain(POINT.parts)
     assert found.provenance["features"] == 5
-    assert found.provenance["forward_rows"] == 2 * (1 + 5)
+    assert found.provenance["forward_rows"] == 2 * (1 + 5 + 1)  # with the point, which is scored again
     assert found.provenance["backward_rows"] == 0
 
 
@@ -242,6 +244,19 @@ def test_a_model_that_gives_a_row_several_scores_is_told() -> None:
 
     with pytest.raises(TorchwhyError, match="the model gave example 0 the score 36 and then 37"):
         Game(Problem(model, POINT), Groups(POINT)).evaluate(booleans("00000"))
+
+
+@pytest.mark.parametrize("method", [FeatureAblation, partial(FeatureAblation, fill=Noise(n_draws=2)), Occlusion])
+def test_dropout_that_was_left_on_is_told_where_one_feature_is_absent(method: Callable[..., Method]) -> None:
+    torch.manual_seed(0)
+    weights = 2.0 ** torch.arange(6)  # so that every draw has a score of its own
+
+    def model(x: Tensor) -> Tensor:
+        return torch.nn.functional.dropout(x, 0.5, training=True) @ weights
+
+    with pytest.raises(TorchwhyError, match=r"and then .* random numbers \(functional dropout left on\?\)"):
+        method(model).attribute(torch.ones(1, 6))
+    assert method(lambda x: x @ weights).attribute(torch.ones(1, 6)).abs().max() > 0
 
 
 def test_scores_that_are_not_finite_are_told() -> None:
@@ -450,6 +465,28 @@ def test_memory_is_that_of_a_pass_whatever_the_number_of_rows(name: str) -> None
     assert one.peak > 16 * 8 * 24 * 24 * 4
     assert max(peaks.values()) < 2 * one.peak, (peaks, one.peak)
     assert peaks[4] < max(1.2 * peaks[2], one.peak)
+
+
+DENSE = torch.arange(600)
+LARGE_DENSE = {
+    "ablation": lambda net, n: FeatureAblation(net, batch_size=256, feature_mask=DENSE // (4 // n)),
+    "pairs": lambda net, n: Banzhaf(net, batch_size=256, feature_mask=DENSE // 50, budget=500 * n),
+    "orders": lambda net, n: ShapleyValueSampling(net, batch_size=256, feature_mask=DENSE // 50, n_samples=20 * n),
+}
+
+
+@pytest.mark.parametrize("name", LARGE_DENSE)
+def test_memory_is_that_of_a_pass_where_the_input_is_the_largest_of_all(name: str) -> None:
+    layers = [torch.nn.Linear(600, 400), torch.nn.ReLU(), torch.nn.Linear(400, 4)]
+    net = torch.nn.Sequential(*layers).requires_grad_(requires_grad=False)
+    x = torch.randn(1, 600)
+    held = [x, DENSE, *net.parameters()]
+    with Live(held) as one:
+        net(x.repeat(256, 1))
+    for n in (1, 4):
+        with Live(held) as live:
+            LARGE_DENSE[name](net, n).attribute(x, target=0)
+        assert live.peak < 2 * one.peak, (n, live.peak, one.peak)
 
 
 def test_what_is_live_is_counted() -> None:

@@ -51,6 +51,21 @@ def test_without_bias_it_is_the_mean_over_distinct_rows(sample: tuple[Tensor, Te
         assert abs(float(unbiased(signs, kernel)[i]) - total / count) < 1e-12
 
 
+@pytest.mark.parametrize("kind", [True, False])
+def test_a_block_less_is_taken_off_the_sums(sample: tuple[Tensor, Tensor], kind: bool) -> None:
+    signs, kernel = sample
+    method = HSICAttribution(lambda x: x, n_samples=N, unbiased=kind)
+    values, error = method._estimate(signs, kernel)
+    dependence, blocks = unbiased if kind else biased, method._blocks
+    left = []
+    for k in range(blocks):
+        kept = torch.arange(N) % blocks != k
+        left.append(dependence(signs[kept], kernel[kept][:, kept]))
+    assert_close(values, dependence(signs, kernel), rtol=0, atol=1e-12)
+    assert_close(error, (blocks - 1) / blocks**0.5 * torch.stack(left).std(0), rtol=0, atol=1e-12)
+    assert error.min() > 1e-4
+
+
 def test_the_score_that_is_a_cells_presence() -> None:
     """The score is 0 or 1 and as far apart as the kernel is wide: L is 1 or exp(-1/2)."""
     signs = torch.tensor([1.0, -1, -1, 1, 1, -1], dtype=torch.float64)[:, None]

@@ -91,6 +91,18 @@ def test_words_and_positions_together(bert):
         ig.attribute(IDS, baselines=0, target=1, additional_forward_args=NAMED)
 
 
+def test_every_check_of_a_verdict_is_answered(bert):
+    at_embedding = why.IntegratedGradients(bert, at=EMBEDDING)
+    for method in (at_embedding, why.FeatureAblation(bert), why.ShapleyValueSampling(bert, n_samples=3)):
+        found = method.explain(IDS, baselines=0, additional_forward_args=NAMED, check="full")
+        assert {v.status for v in found.verdicts} == {"warn"}  # it was never trained
+        status = {check.name: set(check.status) for check in found.evidence}
+        assert status["training"] == {"warn"}
+        assert status["noise"] == {"unknown"}  # of token ids
+        assert "unknown" not in status["weights"]
+        assert ("unknown" in status["steadiness"]) == (method is not at_embedding)
+
+
 @pytest.mark.parametrize("of", ["logits", "log-probabilities"])
 def test_the_next_token(gpt, of):
     ids = torch.tensor([[4, 8, 15, 16], [23, 2, 7, 9]])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from torchwhy.engines import imputation
 from torchwhy.engines.imputation import TRACE, imputed
 
 
@@ -61,3 +62,13 @@ def test_no_image_depends_on_the_others():
     together = imputed(100 * images, known)
     alone = torch.cat([imputed(100 * images[i : i + 1], known[i : i + 1]) for i in range(6)])
     torch.testing.assert_close(together, alone, rtol=1e-6, atol=1e-5)
+
+
+def test_how_many_are_solved_at_once_does_not_matter(monkeypatch):
+    images = torch.rand(5, 6, 7, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    known = torch.rand(5, 6, 7, generator=torch.Generator().manual_seed(4)) > 0.6
+    together = imputed(images, known)
+    for at_once in (1, 2 * 42):
+        monkeypatch.setattr(imputation, "AT_ONCE", at_once)
+        torch.testing.assert_close(imputed(images, known), together)
+    assert not torch.allclose(together, images)

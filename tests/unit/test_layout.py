@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  as everyone calls it
 
 import torchwhy as why
-from torchwhy.core import problem
+from torchwhy.core import layout
 from torchwhy.core.layout import ByPixel, Tells
 from torchwhy.core.problem import Problem
 from torchwhy.core.tensors import Tensors
@@ -34,7 +34,7 @@ class Net(nn.Module):
 
 @pytest.fixture(autouse=True)
 def small_images_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(problem, "MANY_PIXELS", 1)
+    monkeypatch.setattr(layout, "MANY_PIXELS", 1)
 
 
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[bool]:

@@ -15,7 +15,7 @@ from torchwhy.core.tensors import Tensors
 from torchwhy.engines.game import Game, Groups
 from torchwhy.engines.masks import KEPT, superpixels
 from torchwhy.engines.noise import draws, normal
-from torchwhy.metrics import Metric, Score
+from torchwhy.metrics import Metric, Rating
 
 WEIGHTS = torch.tensor([5.0, -3, 2, 1, 0.5, -0.2, -1, 4, -2, 0.25], dtype=torch.float64)
 FAITHFUL = {name: cls for name, cls in metrics.metrics().items() if cls.info.family == "faithfulness"}
@@ -34,7 +34,7 @@ PARTS = WEIGHTS * (X - BASE)  # what each element adds to the score
 EXACT = {"rtol": 0, "atol": 1e-9}
 
 
-def score(metric: Metric, values: Tensor = PARTS) -> Score:
+def score(metric: Metric, values: Tensor = PARTS) -> Rating:
     return metric.score(values, X, BASE)
 
 

@@ -14,27 +14,27 @@ from torch.testing import assert_close
 
 from torchwhy import IntegratedGradients, Saliency, TorchwhyError, metrics
 from torchwhy.core.tensors import Tensors
-from torchwhy.metrics import Curve, Score, faithfulness_panel, panel
+from torchwhy.metrics import Curve, Rating, faithfulness_panel, panel
 
 NAN = float("nan")
 
 
 def test_no_value_is_missing_without_a_reason() -> None:
     with pytest.raises(TorchwhyError, match="example 1 has nan, yet no reason is given"):
-        Score(torch.tensor([1.0, NAN]))
+        Rating(torch.tensor([1.0, NAN]))
     with pytest.raises(TorchwhyError, match=r"example 0 has 1\.0, yet there is none since it was lost"):
-        Score(torch.tensor([1.0]), ("it was lost",))
+        Rating(torch.tensor([1.0]), ("it was lost",))
     with pytest.raises(TorchwhyError, match="inf"):
-        Score(torch.tensor([math.inf]))
+        Rating(torch.tensor([math.inf]))
 
 
 def test_where_fills_in_the_reasons() -> None:
-    found = Score.where(torch.tensor([True, False, False]), torch.tensor([1.0, 2, 3]), "it is odd")
+    found = Rating.where(torch.tensor([True, False, False]), torch.tensor([1.0, 2, 3]), "it is odd")
     assert found.reasons == ("", "it is odd", "it is odd")
     assert found.undefined == {"it is odd": 2}
     assert found.mean == 1
     assert found.value.isnan().tolist() == [False, True, True]
-    each = Score.where(torch.tensor([False, False]), torch.zeros(2), ["a", "b"])
+    each = Rating.where(torch.tensor([False, False]), torch.zeros(2), ["a", "b"])
     assert each.undefined == {"a": 1, "b": 1}
     assert math.isnan(each.mean)
 
@@ -46,7 +46,7 @@ def test_a_curve_has_an_area() -> None:
 
 
 def test_it_says_what_it_is() -> None:
-    found = Score.where(
+    found = Rating.where(
         torch.tensor([True, True, False]),
         torch.tensor([0.25, 0.5, 0]),
         "the model is flat",
@@ -58,7 +58,7 @@ def test_it_says_what_it_is() -> None:
     assert repr(found) == (
         "<Deletion 0.375 score over 3 explanations, lower is better; random 0.6; 1 undefined: the model is flat>"
     )
-    one = Score(torch.tensor([2.0]), standard_error=torch.tensor([0.125]), metric="Infidelity")
+    one = Rating(torch.tensor([2.0]), standard_error=torch.tensor([0.125]), metric="Infidelity")
     assert repr(one) == "<Infidelity 2 ± 0.12 over 1 explanation>"
     record = json.loads(json.dumps(found.as_dict(), allow_nan=False))
     assert record["value"] == [0.25, 0.5, None]
@@ -68,7 +68,7 @@ def test_it_says_what_it_is() -> None:
 
 def test_scores_of_some_examples_follow_each_other() -> None:
     parts = [
-        Score(
+        Rating(
             torch.tensor([float(i)]),
             standard_error=torch.tensor([i / 10]),
             curve=Curve(torch.zeros(2 + i, 1), torch.full((2 + i, 1), float(i))),
@@ -77,7 +77,7 @@ def test_scores_of_some_examples_follow_each_other() -> None:
         )
         for i in range(3)
     ]
-    whole = Score.cat(parts)
+    whole = Rating.cat(parts)
     assert whole.value.tolist() == [0, 1, 2]
     assert whole.controls["random"].tolist() == [0, -1, -2]
     assert whole.evaluations == 15

@@ -241,7 +241,7 @@ def test_hooks_meet_whole_maps() -> None:
     assert share(model) == 1
     assert kinds == {Tensor}
     handle.remove()
-    handle = model[2].register_forward_pre_hook(lambda m, args: (args[0] - args[0].mean(),))
+    handle = model[2].register_forward_pre_hook(lambda m, args: (args[0] - args[0].mean((1, 2, 3), keepdim=True),))
     assert share(model) == 1
     handle.remove()
     assert share(model) < 0.5

@@ -122,6 +122,17 @@ def test_a_large_airport_lies_in_the_intervals() -> None:
     tight(found.values.sum(), known.sum())
 
 
+def test_every_size_of_a_large_airport() -> None:
+    """All pairs of 16 players, as a sample: nothing is left to chance, and the estimate is the closed form."""
+    m = 16
+    pairs = draw_pairs(m, 2 ** (m - 1) - 1, 0)
+    cost = torch.arange(1, m + 1, dtype=torch.float64)
+    worth = [(rows * cost).amax(1) for rows in (pairs.rows, ~pairs.rows)]
+    found = solve_kernel(pairs, (worth[0] - worth[1])[:, None] / 2, cost[-1:])
+    tight(found.values[:, 0], (1 / torch.arange(m, 0, -1).double()).cumsum(0))
+    assert found.standard_error.max() == 0
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_random_games_of_six_players(seed: int) -> None:
     worth, model = table(6, seed)
@@ -254,6 +265,45 @@ def test_estimates_have_no_bias_and_intervals_hold(name: str) -> None:
     assert 0.9 <= inside.double().mean() <= 0.99
     assert values.std(0).norm() > 1e-3  # there is something to estimate
     assert 0.7 < (errors**2).mean().sqrt() / (values - known).square().mean().sqrt() < 1.4
+
+
+def games(m: int, seed: int) -> dict[str, Tensor]:
+    """Games of many kinds: the worth of each coalition (2**M,)."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = all_rows(m).double()
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    return {
+        "random": drawn(2**m),
+        "heavy tails": (1.5 * drawn(2**m)).exp(),
+        "additive": rows @ drawn(m),
+        "all of three": 6 * rows[:, :3].prod(1) + rows @ drawn(m),
+        "three alone": rows[:, :3].prod(1),
+        "exponential": (rows @ drawn(m)).exp(),
+        "network": torch.relu(rows @ drawn(m, 8) + drawn(8)) @ drawn(8),
+        "airport": (rows * torch.arange(1, m + 1)).amax(1),
+        "majority": (rows.sum(1) > m / 2).double(),
+    }
+
+
+@pytest.mark.parametrize(("m", "count"), [(5, 8), (7, 8), (7, 19), (7, 49), (7, 59), (9, 30)])
+def test_intervals_hold_for_games_of_all_kinds_at_all_budgets(m: int, count: int) -> None:
+    inside: dict[str, list[Tensor]] = {}
+    for seed in range(40):
+        worth = games(m, seed)
+        v = torch.stack(list(worth.values()), 1)
+        known = shapley_from_all(v)
+        pairs = draw_pairs(m, count, seed)
+        number = (pairs.rows.long() * 2 ** torch.arange(m)).sum(1)
+        found = solve(pairs, (v[number] - v[2**m - 1 - number]) / 2, v[-1] - v[0])
+        half = found.standard_error * student(found.freedom) + 1e-6 * v.abs().amax(0)
+        for name, right in zip(worth, ((found.values - known).abs() <= half).T, strict=True):
+            inside.setdefault(name, []).append(right)
+    shares = {name: float(torch.stack(right).double().mean()) for name, right in inside.items()}
+    assert min(shares.values()) >= 0.84, shares  # of 40 samples, most features of which are right or wrong together
+    assert 0.9 <= sum(shares.values()) / len(shares) <= 0.995, shares
 
 
 def test_the_surrogate_makes_the_error_smaller() -> None:

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from torchwhy.core.errors import TorchwhyError
-from torchwhy.core.problem import FIRST_ROWS, Points, Problem
+from torchwhy.core.passes import FIRST_ROWS
+from torchwhy.core.problem import Points, Problem
 from torchwhy.core.tensors import Tensors, accumulator
 from torchwhy.engines.fills import Baseline, Fill
 from torchwhy.engines.masks import KEPT
@@ -335,18 +336,27 @@ class Game:
         """How much the score falls when one feature is absent, (M, B).
 
         ``quicker`` gives the scores (T, M, B) of all targets where it has another way to them.
+
+        Raises:
+            TorchwhyError: the model gives the point itself several scores.
         """
         m = self.features.count
 
         def rows(ks: slice) -> Tensor:
             present = torch.ones(ks.stop - ks.start, m, dtype=torch.bool)
-            present[torch.arange(len(present)), torch.arange(ks.start, ks.stop)] = False
+            absent = torch.arange(ks.start, min(ks.stop, m))
+            present[absent - ks.start, absent] = False
             return present
 
         def all_scores() -> Tensor:
             found = None if quicker is None else quicker(self)
             if found is not None:
                 return found
-            return torch.cat(list(self._parts(rows, m, "removing features"))).movedim(1, 0)
+            # Last the point itself, which needs none of several draws.
+            once = self.draws == 1
+            scores = torch.cat(list(self._parts(rows, m + once, "removing features")))
+            again = scores[m, self.p.number] if once else self.p.scores_at(lambda es, ks: self.p.point[es][None])[0]
+            self._check(again)
+            return scores[:m].movedim(1, 0)
 
         return self.p.scores - self.p.recall((self._key, "one absent"), all_scores)

@@ -102,14 +102,13 @@ def solve_interactions(pairs: Pairs, index: Index, odd: Tensor, even: Tensor, *,
             weights = _weights(pairs, index, i)
             values[i, :, b] = fits[i, :, b] + rests[:, b] @ weights
             y = weights * missed[:, b : b + 1]
+            errors[i, :, b] = pairs.variance(y).maximum(least[b].expand(m)).sqrt()
             values[i, i, b] = phi[i]
-            y[:, i] = mine[:, i]
             if alone:
                 others = torch.arange(m) != i
                 values[i, i, b] -= values[i, others, b].sum() / 2
-                y[:, i] -= y[:, others].sum(1) / 2
-            variance = pairs.variance(y)
-            errors[i, :, b] = variance.maximum(least[b].expand(m)).where(torch.arange(m) != i, variance).sqrt()
+                mine[:, i] -= y[:, others].sum(1) / 2
+        errors[:, :, b].diagonal().copy_(pairs.standard_error(mine))
     return Estimate(values, errors, pairs.freedom)
 
 

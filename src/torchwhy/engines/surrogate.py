@@ -26,10 +26,12 @@ from torchwhy.engines.noise import draws
 
 STREAM = 30  # of the random pairs
 POOLED = 8  # sizes with fewer pairs share an estimate of the variance
+USUAL = 4  # pairs for which the mean variance of all features stands in that of one
 MOST_CENTERS = 1536  # of a process, whose cost grows with their cube
 MOST_TRIED = 384  # pairs on which its parameters are chosen
 MOST_FEATURES = 1024  # beyond which interactions are left to sampling
 MOST_NODES = 48
+AT_ONCE = 1024  # pairs that are no centers, whose covariances are made at a time
 JITTER = 1e-6
 
 
@@ -96,6 +98,16 @@ class Pairs:
                 away = y[part] - y[part].mean(0)
                 total += k / (k - 1) * (self.left[part, None] * away**2).sum(0)
         return total
+
+    def standard_error(self, y: Tensor) -> Tensor:
+        """The standard error (M,) of ``y.sum(0)``, for y (n, M) what every pair adds to each Shapley value.
+
+        A feature that is in few pairs has a small spread by luck, but errors of the usual size. Where few pairs are
+        most of the spread it has fewer degrees of freedom than `freedom`, for which the standard error is widened.
+        """
+        live = self.left > 0
+        own, held = self.variance(y), live.double() @ self.rows.double()
+        return _usual(own, held).sqrt() * _widened((self.left * (y**2).sum(1))[live], self.freedom)
 
     @property
     def freedom(self) -> int:
@@ -214,6 +226,33 @@ class Estimate:
     freedom: int
 
 
+def error_of_mean(samples: Tensor) -> Tensor:
+    """The standard error (M, B) of the mean of independent samples (n, M, B), as `Pairs.standard_error` has it."""
+    freedom = len(samples) - 1
+    away = (samples - samples.mean(0)).double() ** 2
+    own = away.sum(0) / (freedom * len(samples))
+    wide = [_widened(squares, freedom) for squares in away.sum(1).T]
+    return _usual(own, own.new_full((len(own), 1), freedom)).sqrt() * own.new_tensor(wide)
+
+
+def _usual(own: Tensor, held: Tensor) -> Tensor:
+    """Variances (M, ...), each estimated from so many samples, drawn towards their mean."""
+    return (held * own + USUAL * own.mean(0)) / (held + USUAL)
+
+
+def _widened(squares: Tensor, freedom: int) -> float:
+    """By how much longer a 95 % interval is than with ``freedom``, from the squares (n,) that a variance is the sum of.
+
+    Their kurtosis says how many degrees of freedom it has: 2 n / (kurtosis - 1), by Satterthwaite.
+    """
+    if not squares.any():
+        return 1.0
+    squares = squares / squares.max()
+    kurtosis = float((len(squares) + 2) * (squares**2).sum() / squares.sum() ** 2)
+    known = max(2.0, 2 * len(squares) / max(kurtosis - 1, 1e-6))
+    return student(min(freedom, known)) / student(freedom)
+
+
 def solve_kernel(pairs: Pairs, odd: Tensor, change: Tensor) -> Estimate:
     r"""The additive game closest to the sampled one under the Shapley kernel: KernelSHAP.
 
@@ -226,7 +265,7 @@ def solve_kernel(pairs: Pairs, odd: Tensor, change: Tensor) -> Estimate:
         change: ``v(N) - v(0)`` (B,).
     """
     values, rest, pull = _regression(pairs, odd, change)
-    error = torch.stack([pairs.variance(pull * r[:, None]).sqrt() for r in rest.T], 1)
+    error = torch.stack([pairs.standard_error(pull * r[:, None]) for r in rest.T], 1)
     return Estimate(values, error, max(1, pairs.freedom - len(values)))
 
 
@@ -239,28 +278,27 @@ def solve(pairs: Pairs, odd: Tensor, change: Tensor) -> Estimate:
         change: ``v(N) - v(0)`` (B,).
 
     Every pair is judged by the process through all others, so that the estimate is unbiased and its standard error
-    takes in how badly the process predicts.
+    takes in how badly the process predicts, and how far the process follows that pair.
     """
     values, errors = [], []
     for phi, y in judged(pairs, odd, change):
         values.append(phi)
-        errors.append(pairs.variance(y).sqrt())
+        errors.append(pairs.standard_error(y))
     return Estimate(torch.stack(values, 1), torch.stack(errors, 1), pairs.freedom)
 
 
 def judged(pairs: Pairs, odd: Tensor, change: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each example the values (M,) of `solve`, and what every pair has added to them by sampling (n, M)."""
+    """For each example the values (M,) of `solve`, and what the chance of every pair has added to them (n, M)."""
     contributions = pairs.contributions()
     weights = (contributions**2).sum(1)
     additive = _regression(pairs, odd, change) if len(pairs) >= pairs.rows.shape[1] + POOLED else None
     for b, (u, d) in enumerate(zip(odd.T, change, strict=True)):
-        phi, rest, missed = _process(pairs, u, d, contributions)
+        phi, rest, y = _process(pairs, u, d, contributions)
         if additive is not None and weights @ additive[1][:, b] ** 2 <= weights @ rest**2:
             # Nothing but the additive part is to be seen: the regression is then exact, or as good as it gets.
             phi, rest = additive[0][:, b], additive[1][:, b]
             y = additive[2] * rest[:, None]
         else:
-            y = contributions * missed[:, None]
             phi = phi + rest @ contributions
         yield phi + (d - phi.sum()) / len(phi), y
 
@@ -283,7 +321,7 @@ def _process(pairs: Pairs, u: Tensor, change: Tensor, contributions: Tensor) -> 
     """Shapley values (M,) of a process through u, and what is left over at each pair (n,).
 
     The process is additive plus an odd product kernel, in which features that matter more are further apart. Last, by
-    how much the process through all others misses each pair (n,): of what is left over this is the random part.
+    how much the process through all others misses each pair, times what a unit of it adds to the estimate (n, M).
     """
     n, m = pairs.rows.shape
     order = torch.randperm(n, generator=draws(0, STREAM + 1))
@@ -294,7 +332,7 @@ def _process(pairs: Pairs, u: Tensor, change: Tensor, contributions: Tensor) -> 
     importance = torch.linalg.lstsq(every, u[:, None], driver="gelsd").solution[:, 0].abs()
     scale = importance.mean()
     if scale == 0:
-        return torch.zeros_like(importance), u, u
+        return torch.zeros_like(importance), u, contributions * u[:, None]
     # In coarse steps, so that roundings of the score do not change the process.
     importance = 2 ** ((4 * (importance / scale + 0.05).log2()).round() / 4)
 
@@ -306,7 +344,8 @@ def _process(pairs: Pairs, u: Tensor, change: Tensor, contributions: Tensor) -> 
     if m <= MOST_FEATURES:
         few = order[:MOST_TRIED]
         x, y = with_whole(few)
-        for power in (0, 1):
+        # Parameters of their own for all features would fit fewer pairs than that whatever these are.
+        for power in (0, 1) if n >= m + POOLED else (0,):
             for spread in (1, 3, 10, 30):
                 rates = importance**power
                 rates = rates * (spread / rates.sum())
@@ -318,27 +357,39 @@ def _process(pairs: Pairs, u: Tensor, change: Tensor, contributions: Tensor) -> 
     x, y = with_whole(center)
     root = _root(_kernel(x, x, rates, amplitude))
     alpha, out = _missed(root, y)
-    missed = u.clone()
-    missed[center] = out[:-1]
-    missed[~center] -= _kernel(every[~center], x, rates, amplitude) @ alpha
     # The mean over the pairs of the processes that judge them is the process through these values.
-    y = torch.cat([y[:-1] - missed[center] / n, y[-1:]])
-    settled = u - _kernel(every, x, rates, amplitude) @ (root.T @ (root @ y))
+    y = torch.cat([y[:-1] - out[:-1] / n, y[-1:]])
+    mean = root.T @ (root @ y)
+    missed, settled = u.clone(), u.clone()
+    missed[center] = out[:-1]
+    settled[center] -= y[:-1] - JITTER * mean[:-1]
+    # What a unit more at a pair adds: by what it leaves over, and at a center by what all others then leave over.
+    left = pairs.left[:, None]
+    adds = torch.where(center[:, None], left + (1 - left) / n, 1) * contributions
+    behind = torch.zeros(len(x), m, dtype=torch.float64)
+    for part in (~center).nonzero().flatten().split(AT_ONCE):
+        near = _kernel(every[part], x, rates, amplitude)
+        missed[part] -= near @ alpha
+        settled[part] -= near @ mean
+        behind -= near.T @ adds[part]
+    solved = root @ _solved(x, rates, amplitude)
+    pull = root.T @ solved
+    behind[:-1] += (adds[center] - pull[:-1] / n) / torch.linalg.vector_norm(root, dim=0)[:-1, None] ** 2
+    adds[center] = (pull + root.T @ (root @ behind))[:-1]
     # A pair stands for itself, which is known, and for those of its size that were not drawn.
     rest = pairs.left * missed + (1 - pairs.left) * settled
-    return (root @ _solved(x, rates, amplitude)).T @ (root @ y), rest, missed
+    return solved.T @ (root @ y), rest, (adds - adds.mean(1, keepdim=True)) * missed[:, None]
 
 
 def _kernel(a: Tensor, b: Tensor, rates: Tensor, amplitude: float) -> Tensor:
     """Covariances (n, k) of an odd function of signs: additive, plus interactions of all orders."""
-    additive = a @ b.T / a.shape[1]
     if amplitude == 0:
-        return additive
+        return a @ b.T / a.shape[1]
     total = rates.sum()
     # The odd part of a product kernel, in which signs that differ cost their rate; in place, since it is large.
-    half = ((a * (rates / 2)) @ b.T).exp_()
-    scale = amplitude * torch.exp(-total / 2) / (1 - torch.exp(-total))
-    return additive.add_(half.sub_(half.reciprocal()).mul_(scale))
+    odd = ((a * (rates / 2)) @ b.T).sinh_()
+    odd *= 2 * amplitude * torch.exp(-total / 2) / (1 - torch.exp(-total))
+    return odd.addmm_(a, b.T, alpha=1 / a.shape[1])
 
 
 def _root(kernel: Tensor) -> Tensor:
@@ -433,7 +484,7 @@ def all_rows(m: int, part: slice | None = None) -> Tensor:
     return (numbers[:, None] >> torch.arange(m)) & 1 == 1
 
 
-def student(freedom: int, outside: float = 0.05) -> float:
+def student(freedom: float, outside: float = 0.05) -> float:
     """Half the width of a 95 % interval, or of one that misses with chance ``outside``, in standard errors.
 
     >>> round(student(10), 2), round(student(1000), 2)

@@ -23,7 +23,9 @@ from torchwhy.core.explanation import Explanation, fingerprint
 from torchwhy.core.guard import Arguments, as_arguments, module_of, untouched
 from torchwhy.core.options import Options
 from torchwhy.core.options import at_least as at_least  # noqa: PLC0414  the methods have it from here
-from torchwhy.core.problem import Cost, Precision, Problem
+from torchwhy.core.passes import Cost
+from torchwhy.core.precision import Precision
+from torchwhy.core.problem import Problem
 from torchwhy.core.progress import Progress
 from torchwhy.core.site import At
 from torchwhy.core.target import TargetLike

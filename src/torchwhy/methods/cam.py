@@ -14,7 +14,8 @@ from torchwhy.core.errors import TorchwhyError
 from torchwhy.core.guard import Arguments
 from torchwhy.core.inputs import check_inputs
 from torchwhy.core.options import one_of
-from torchwhy.core.problem import Precision, Problem
+from torchwhy.core.precision import Precision
+from torchwhy.core.problem import Problem
 from torchwhy.core.site import At
 from torchwhy.core.tensors import Tensors, accumulator
 from torchwhy.engines.maps import Grid, Upsample, enlarge, find_grids, last_map

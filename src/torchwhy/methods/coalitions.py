@@ -55,6 +55,18 @@ class CoalitionMethod(GameMethod):
         check_seed(self.seed)
 
 
+@dataclass(kw_only=True, eq=False)
+class BudgetedMethod(CoalitionMethod):
+    """The same, as many as a number of evaluations pays."""
+
+    budget: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.budget is not None:
+            at_least("budget", self.budget, 1)
+
+
 def rows_of(game: Game, budget: int | None, name: str, least: int) -> int:
     """How many rows of the game a budget pays; at most all there are.
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from torchwhy.core.problem import Precision, Problem
+from torchwhy.core.precision import Precision
+from torchwhy.core.problem import Problem
 from torchwhy.core.tensors import Tensors, align, for_examples
 from torchwhy.engines.gradients import Moments, add, join
 from torchwhy.engines.noise import Stdevs, check_seed, check_stdevs, draws, normal

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pdist
 
 from torchwhy.core.problem import Problem
 from torchwhy.engines.fills import as_fill
@@ -98,13 +99,42 @@ class HSICAttribution(CoalitionMethod):
 
     def _estimate(self, signs: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
         """Values (M,) and their standard errors, from what a block of rows less would change."""
-        dependence = unbiased if self.unbiased else biased
+        dependence = _unbiased if self.unbiased else _biased
+        kernel = _without_diagonal(kernel) if self.unbiased else kernel
+        product, rows, every = kernel @ signs, kernel.sum(1), _Sums.of(signs, kernel)
         block, left = torch.arange(len(signs)) % self._blocks, []
         for k in range(self._blocks):
-            kept = block != k
-            left.append(dependence(signs[kept], kernel[kept][:, kept]))
+            out = block == k
+            there, s = kernel[out][:, out], signs[out]
+            trace = every.trace - (s * (2 * product[out] - there @ s)).sum(0)
+            cross = every.cross - product[out].sum(0) - (rows[out] - there.sum(0)) @ s
+            total = every.total - 2 * rows[out].sum() + there.sum()
+            left.append(dependence(_Sums(every.n - len(s), every.ups - s.sum(0), trace, cross, total)))
         error = (self._blocks - 1) / self._blocks**0.5 * torch.stack(left).std(0)
-        return dependence(signs, kernel), error
+        return dependence(every), error
+
+
+class _Sums(NamedTuple):
+    """What the criterion is made of, for signs s (n, M) and a symmetric kernel (n, n) of the scores.
+
+    Attributes:
+        n: rows.
+        ups: the sum of the signs (M,).
+        trace: the sum of ``s[a] kernel[a, b] s[b]`` (M,).
+        cross: the sum of ``kernel[a, b] s[b]`` (M,).
+        total: the sum of the kernel.
+    """
+
+    n: int
+    ups: Tensor
+    trace: Tensor
+    cross: Tensor
+    total: Tensor
+
+    @staticmethod
+    def of(signs: Tensor, kernel: Tensor) -> _Sums:
+        product = kernel @ signs
+        return _Sums(len(signs), signs.sum(0), (signs * product).sum(0), product.sum(0), kernel.sum())
 
 
 def biased(signs: Tensor, kernel: Tensor) -> Tensor:
@@ -114,10 +144,7 @@ def biased(signs: Tensor, kernel: Tensor) -> Tensor:
     >>> biased(signs, (signs == signs.T).double())  # the score is the sign
     tensor([0.4444], dtype=torch.float64)
     """
-    n, signs = len(signs), signs.double()
-    # The kernel of presence is (1 + s s') / 2, of which centering leaves s s' / 2.
-    away = signs - signs.mean(0)
-    return (away * (kernel @ away)).sum(0) / 2 / (n - 1) ** 2
+    return _biased(_Sums.of(signs.double(), kernel))
 
 
 def unbiased(signs: Tensor, kernel: Tensor) -> Tensor:
@@ -127,21 +154,32 @@ def unbiased(signs: Tensor, kernel: Tensor) -> Tensor:
     >>> unbiased(signs, torch.ones(4, 4, dtype=torch.float64))  # the score is always the same
     tensor([0.], dtype=torch.float64)
     """
-    n, signs = len(signs), signs.double()
-    # Without their diagonals, the kernel of presence is (1 1' + s s') / 2 - 1 and that of the scores is this.
-    other = kernel - kernel.diagonal().diag()
-    total, sums, ups = other.sum(), other.sum(1), signs.sum(0)
-    trace = (total + (signs * (other @ signs)).sum(0)) / 2
+    return _unbiased(_Sums.of(signs.double(), _without_diagonal(kernel)))
+
+
+def _biased(sums: _Sums) -> Tensor:
+    n, mean = sums.n, sums.ups / sums.n
+    # The kernel of presence is (1 + s s') / 2, of which centering leaves s s' / 2.
+    return (sums.trace - 2 * mean * sums.cross + mean**2 * sums.total) / 2 / (n - 1) ** 2
+
+
+def _unbiased(sums: _Sums) -> Tensor:
+    n, ups, total = sums.n, sums.ups, sums.total
+    # Without its diagonal, the kernel of presence is (1 1' + s s') / 2 - 1.
+    trace = (total + sums.trace) / 2
     own = (n**2 + ups**2) / 2 - n
-    cross = (n / 2 - 1) * total + (signs.T @ sums) * ups / 2
+    cross = (n / 2 - 1) * total + sums.cross * ups / 2
     return (trace + own * total / ((n - 1) * (n - 2)) - 2 / (n - 2) * cross) / (n * (n - 3))
+
+
+def _without_diagonal(kernel: Tensor) -> Tensor:
+    return kernel - kernel.diagonal().diag()
 
 
 def _gaussian(scores: Tensor) -> Tensor:
     """The kernel (n, n), as wide as the median distance between two scores, or the mean where that is 0."""
     apart = (scores[:, None] - scores).abs()
-    here, there = torch.triu_indices(len(scores), len(scores), offset=1)
-    distances = apart[here, there]
+    distances = pdist(scores[:, None], p=1)
     width = distances.median()
     if width == 0:
         width = distances.mean()

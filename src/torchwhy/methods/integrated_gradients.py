@@ -9,7 +9,8 @@ from torch import Tensor
 
 from torchwhy.core.errors import TorchwhyError
 from torchwhy.core.evidence import relative_gap
-from torchwhy.core.problem import Precision, Problem
+from torchwhy.core.precision import Precision
+from torchwhy.core.problem import Problem
 from torchwhy.core.tensors import Tensors
 from torchwhy.engines.gradients import integrate
 from torchwhy.engines.quadrature import Quadrature, clenshaw_curtis, halved, rule

@@ -13,8 +13,8 @@ from torchwhy.core.problem import Problem
 from torchwhy.core.tensors import Tensors
 from torchwhy.engines.pairwise import FAITH, SHAPLEY, interactions_from_all, solve_interactions
 from torchwhy.engines.surrogate import POOLED, Estimate, draw_pairs
-from torchwhy.methods.base import Attribution, at_least
-from torchwhy.methods.coalitions import CoalitionMethod, all_scores, halves, placed, rows_of
+from torchwhy.methods.base import Attribution
+from torchwhy.methods.coalitions import BudgetedMethod, all_scores, halves, placed, rows_of
 from torchwhy.registry import Info, register
 
 Name: TypeAlias = Literal["k-SII", "SII", "FSII"]
@@ -37,7 +37,7 @@ INDICES = {"k-SII": SHAPLEY, "SII": SHAPLEY, "FSII": FAITH}
     )
 )
 @dataclass(kw_only=True, eq=False)
-class ShapleyInteractions(CoalitionMethod):
+class ShapleyInteractions(BudgetedMethod):
     r"""How features interact, in a symmetric matrix of features by features.
 
     .. math:: \Phi_{ij} = \sum_{S \not\ni i, j} w(|S|) \left(v(S \cup ij) - v(S \cup i) - v(S \cup j) + v(S)\right)
@@ -75,14 +75,11 @@ class ShapleyInteractions(CoalitionMethod):
     """
 
     index: Name = "k-SII"
-    budget: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.index not in INDICES:
             raise TorchwhyError(f"index is {', '.join(map(repr, INDICES))}, not {self.index!r}")
-        if self.budget is not None:
-            at_least("budget", self.budget, 1)
 
     def compute(self, p: Problem) -> Attribution:
         groups, game = self.game(p)

@@ -11,7 +11,8 @@ from torch import Tensor
 from torchwhy.core.errors import TorchwhyError
 from torchwhy.core.guard import Arguments
 from torchwhy.core.inputs import leaf
-from torchwhy.core.problem import Precision, Problem
+from torchwhy.core.precision import Precision
+from torchwhy.core.problem import Problem
 from torchwhy.core.site import At
 from torchwhy.core.tensors import Tensors
 from torchwhy.engines.gradients import Moments

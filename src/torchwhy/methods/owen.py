@@ -10,7 +10,7 @@ from torch import Tensor
 from torchwhy.core.problem import Problem
 from torchwhy.engines.game import Game
 from torchwhy.engines.noise import draws
-from torchwhy.engines.surrogate import Estimate
+from torchwhy.engines.surrogate import Estimate, error_of_mean
 from torchwhy.methods.base import Attribution, at_least
 from torchwhy.methods.coalitions import CoalitionMethod, attribution
 from torchwhy.registry import Info, register
@@ -78,7 +78,7 @@ class OwenSampling(CoalitionMethod):
             return Attribution(groups.spread(values), details=details)
         # A sample without its complements has at most the spread of two with theirs.
         means = rises[: units * step].unflatten(0, (units, step)).mean((1, 2))
-        return attribution(groups, game, Estimate(values, means.std(0) / units**0.5, units - 1))
+        return attribution(groups, game, Estimate(values, error_of_mean(means).to(values), units - 1))
 
     def _coalitions(self, m: int) -> Tensor:
         """Rows (n_samples * n_nodes, M)."""

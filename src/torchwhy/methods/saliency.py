@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from torchwhy.core.problem import Precision, Problem
+from torchwhy.core.precision import Precision
+from torchwhy.core.problem import Problem
 from torchwhy.methods.base import Attribution, Method
 from torchwhy.registry import Info, register
 

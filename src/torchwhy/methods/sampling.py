@@ -14,7 +14,7 @@ from torchwhy.core.errors import TorchwhyError
 from torchwhy.engines.game import Game, Groups, Interrupted, Rows, rows_at_once
 from torchwhy.engines.surrogate import Estimate, Pairs, student
 from torchwhy.methods.base import Attribution, at_least
-from torchwhy.methods.coalitions import MOST_EXACT, CoalitionMethod, attribution, rows_of
+from torchwhy.methods.coalitions import MOST_EXACT, BudgetedMethod, attribution, rows_of
 
 BITS = 2**16  # of rows that are made at a time, where a pass does not take more
 REMEMBERED = 2**31  # bits of rows; of more, none is remembered
@@ -102,17 +102,14 @@ class Rule:
 
 
 @dataclass(kw_only=True, eq=False)
-class SampledMethod(CoalitionMethod):
+class SampledMethod(BudgetedMethod):
     """A method whose estimates have standard errors."""
 
-    budget: int | None = None
     stop_at: str | None = None
     top_k: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.budget is not None:
-            at_least("budget", self.budget, 1)
         Rule.of(self.stop_at, self.top_k)
 
     @property

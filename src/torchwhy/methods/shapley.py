@@ -11,7 +11,7 @@ from torchwhy.core.errors import TorchwhyError
 from torchwhy.core.problem import Problem
 from torchwhy.engines.game import Game
 from torchwhy.engines.noise import draws
-from torchwhy.engines.surrogate import POOLED, Estimate, draw_pairs, shapley_from_all, solve
+from torchwhy.engines.surrogate import POOLED, Estimate, draw_pairs, error_of_mean, shapley_from_all, solve
 from torchwhy.methods.base import Attribution, at_least
 from torchwhy.methods.coalitions import MOST_EXACT, all_scores, attribution
 from torchwhy.methods.sampling import SampledMethod, Units, ends, pairs_of
@@ -182,6 +182,6 @@ def _orders(orders: Tensor, step: int) -> Units:
         if independent < 2:
             return Estimate(values, torch.full_like(values, torch.inf), 1)
         # An order without its reverse has at most the spread of two with theirs.
-        return Estimate(values, means.std(0) * (1 / independent) ** 0.5, independent - 1)
+        return Estimate(values, error_of_mean(means), independent - 1)
 
     return Units(rows, m + 1, count, 2 * step, solve)

@@ -51,6 +51,7 @@ from torchwhy.metrics.localisation import (
 )
 from torchwhy.metrics.panel import Panel, faithfulness_panel, panel
 from torchwhy.metrics.randomisation import MPRT, EfficientMPRT, RandomLogit, SmoothMPRT
+from torchwhy.metrics.rating import Curve, Rating
 from torchwhy.metrics.robustness import (
     AvgSensitivity,
     Consistency,
@@ -58,7 +59,6 @@ from torchwhy.metrics.robustness import (
     LocalLipschitzEstimate,
     MaxSensitivity,
 )
-from torchwhy.metrics.score import Curve, Score
 from torchwhy.metrics.stability import (
     RelativeInputStability,
     RelativeOutputStability,
@@ -110,13 +110,13 @@ __all__ = [
     "RandomLogit",
     "RankAgreement",
     "RankCorrelation",
+    "Rating",
     "RegionPerturbation",
     "RelativeInputStability",
     "RelativeOutputStability",
     "RelativeRepresentationStability",
     "RelevanceMassAccuracy",
     "RelevanceRankAccuracy",
-    "Score",
     "Selectivity",
     "SensitivityN",
     "SignAgreement",

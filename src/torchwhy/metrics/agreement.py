@@ -18,7 +18,7 @@ from torchwhy.metrics.base import Explained, Explainer, Judged, Metric, checked
 from torchwhy.metrics.complexity import ALL_ZERO
 from torchwhy.metrics.localisation import check_k, count_of
 from torchwhy.metrics.orders import FLAT, largest, mean_ranks
-from torchwhy.metrics.score import Score
+from torchwhy.metrics.rating import Rating
 from torchwhy.metrics.similarity import Likeness
 from torchwhy.registry import MetricInfo, register_metric
 
@@ -55,10 +55,10 @@ class AgreementMetric(Metric):
     other: Explained | None = None
 
     @abstractmethod
-    def measure(self, a: Tensor, b: Tensor, *, signed: bool) -> Score:
+    def measure(self, a: Tensor, b: Tensor, *, signed: bool) -> Rating:
         """The metric's formula, of rows (B, M); ``signed`` where the sign of both of them says something."""
 
-    def compute(self, judged: Judged) -> Score:
+    def compute(self, judged: Judged) -> Rating:
         if self.other is None:
             name = type(self).__name__
             raise TorchwhyError(f"{name} compares two explanations: make it with one of them, {name}(other=values)")
@@ -86,12 +86,12 @@ class TopMetric(AgreementMetric):
         super().__post_init__()
         check_k(self.k)
 
-    def agreeing(self, a: Tensor, b: Tensor, same: Tensor | float) -> Score:
+    def agreeing(self, a: Tensor, b: Tensor, same: Tensor | float) -> Rating:
         """The share of the k largest that both have, of those that are the ``same``."""
         k = count_of(self.k, a.shape[1])
         both = torch.minimum(largest(a.abs(), k), largest(b.abs(), k))
         there = ((a != 0).any(1)) & ((b != 0).any(1))
-        return Score.where(there, (both * same).sum(1) / k, f"in one of the two, {ALL_ZERO}")
+        return Rating.where(there, (both * same).sum(1) / k, f"in one of the two, {ALL_ZERO}")
 
 
 def _same_rank(a: Tensor, b: Tensor) -> Tensor:
@@ -102,9 +102,9 @@ def _same_sign(a: Tensor, b: Tensor) -> Tensor:
     return (a.sign() == b.sign()).to(a)
 
 
-def _without_sign(a: Tensor) -> Score:
+def _without_sign(a: Tensor) -> Rating:
     nowhere = torch.zeros(len(a), dtype=torch.bool, device=a.device)
-    return Score.where(nowhere, a.new_zeros(len(a)), NO_SIGNS)
+    return Rating.where(nowhere, a.new_zeros(len(a)), NO_SIGNS)
 
 
 def _info(summary: str, *, lowest: float = 0, signed: bool = True) -> MetricInfo:
@@ -142,7 +142,7 @@ class FeatureAgreement(TopMetric):
     tensor([0.5000])
     """
 
-    def measure(self, a: Tensor, b: Tensor, *, signed: bool) -> Score:
+    def measure(self, a: Tensor, b: Tensor, *, signed: bool) -> Rating:
         return self.agreeing(a, b, 1.0)
 
 
@@ -166,7 +166,7 @@ class RankAgreement(TopMetric):
     tensor([0.3333])
     """
 
-    def measure(self, a: Tensor, b: Tensor, *, signed: bool) -> Score:
+    def measure(self, a: Tensor, b: Tensor, *, signed: bool) -> Rating:
         return self.agreeing(a, b, _same_rank(a, b))
 
 
@@ -188,7 +188,7 @@ class SignAgreement(TopMetric):
     tensor([0.5000])
     """
 
-    def measure(self, a: Tensor, b: Tensor, *, signed: bool) -> Score:
+    def measure(self, a: Tensor, b: Tensor, *, signed: bool) -> Rating:
         return self.agreeing(a, b, _same_sign(a, b)) if signed else _without_sign(a)
 
 
@@ -212,7 +212,7 @@ class SignedRankAgreement(TopMetric):
     tensor([0.6667])
     """
 
-    def measure(self, a: Tensor, b: Tensor, *, signed: bool) -> Score:
+    def measure(self, a: Tensor, b: Tensor, *, signed: bool) -> Rating:
         return self.agreeing(a, b, _same_rank(a, b) * _same_sign(a, b)) if signed else _without_sign(a)
 
 
@@ -240,13 +240,13 @@ class RankCorrelation(AgreementMetric):
 
     abs: bool = False
 
-    def measure(self, a: Tensor, b: Tensor, *, signed: bool) -> Score:
+    def measure(self, a: Tensor, b: Tensor, *, signed: bool) -> Rating:
         if not signed and not self.abs:
             return _without_sign(a)
         if self.abs:
             a, b = a.abs(), b.abs()
         value = Likeness("spearman", Tensors([a]))(Tensors([b]))[0]
-        return Score.where(~value.isnan(), value.to(a), f"in one of the two, {FLAT}")
+        return Rating.where(~value.isnan(), value.to(a), f"in one of the two, {FLAT}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,8 +18,8 @@ from torchwhy.core.tensors import Tensors
 from torchwhy.engines.noise import draws
 from torchwhy.metrics.base import Judged, Metric
 from torchwhy.metrics.complexity import ALL_ZERO
+from torchwhy.metrics.rating import INFINITY, Rating
 from torchwhy.metrics.removal import Removal, RemovalMetric, too_small, wide
-from torchwhy.metrics.score import INFINITY, Score
 from torchwhy.registry import MetricInfo, register_metric
 
 
@@ -64,14 +64,14 @@ class Completeness(Metric):
     def units(self) -> str:
         return "" if self.relative else "units of the score"
 
-    def compute(self, judged: Judged) -> Score:
+    def compute(self, judged: Judged) -> Rating:
         p, values = judged.p, judged.values
         promised = None if judged.explainer is None else judged.explainer.total(p)
         change = wide(p.scores) - wide(p.base_scores()) if promised is None else wide(promised)
         gap = (values.per_example() - change).abs()
         size = relative_gap(values, change).to(gap) if self.relative else gap
         value = torch.where(gap <= torch.as_tensor(rounding(p.scores)).to(gap), 0, size)
-        return Score.where(value.isfinite(), value, "the score at the baseline is not finite")
+        return Rating.where(value.isfinite(), value, "the score at the baseline is not finite")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -171,11 +171,11 @@ class NonSensitivity(EffectMetric):
         super().__post_init__()
         _check_share("zero", self.zero)
 
-    def measure(self, removal: Removal) -> Score:
+    def measure(self, removal: Removal) -> Rating:
         sizes = removal.values.abs()
         marked = sizes > self.zero * sizes.amax(1, keepdim=True)
         acts = self.effects(removal).largest.T > 0
-        return Score((marked != acts).to(sizes).mean(1))
+        return Rating((marked != acts).to(sizes).mean(1))
 
 
 @register_metric(
@@ -219,7 +219,7 @@ class Symmetry(EffectMetric):
         super().__post_init__()
         _check_share("alike", self.alike)
 
-    def measure(self, removal: Removal) -> Score:
+    def measure(self, removal: Removal) -> Rating:
         effects, values = self.effects(removal), removal.values
         limit = self.alike * effects.largest.amax(0)
         twins = effects.apart() <= limit[:, None, None]
@@ -227,7 +227,7 @@ class Symmetry(EffectMetric):
         apart = ((values[:, :, None] - values[:, None]).abs() * twins).amax((1, 2))
         largest = values.abs().amax(1)
         value = apart / torch.where(largest > 0, largest, 1)
-        return Score.where(twins.any((1, 2)), value, "the model treats no two positions alike")
+        return Rating.where(twins.any((1, 2)), value, "the model treats no two positions alike")
 
 
 def _check_share(name: str, value: object) -> None:
@@ -273,7 +273,7 @@ class Linearity(Metric):
 
     other: TargetLike = None
 
-    def compute(self, judged: Judged) -> Score:
+    def compute(self, judged: Judged) -> Rating:
         p = judged.p
         if isinstance(judged._target, Site):
             raise UnsupportedError("Linearity adds scores of the model's output, not of a layer: give another target")
@@ -282,7 +282,7 @@ class Linearity(Metric):
         f, g, whole = (judged.values, judged._explained(p.about(other)), judged._explained(p.about(both)))
         size = _norm(f) + _norm(g)
         value = _norm(whole - f - g) / torch.where(size > 0, size, 1)
-        return Score.where((size > 0) | (_norm(whole) == 0), value, f"for both scores, {ALL_ZERO}")
+        return Rating.where((size > 0) | (_norm(whole) == 0), value, f"for both scores, {ALL_ZERO}")
 
 
 def _mean(output: Any) -> Tensor:
@@ -354,7 +354,7 @@ class InputInvariance(Metric):
         if isinstance(self.shift, bool) or not isinstance(self.shift, int | float) or self.shift == 0:
             raise TorchwhyError(f"shift is a number other than 0, not {self.shift!r}")
 
-    def compute(self, judged: Judged) -> Score:
+    def compute(self, judged: Judged) -> Rating:
         if judged.p.site is not None:
             raise UnsupportedError(
                 f"InputInvariance shifts the input, so it judges explanations of the input, not of {judged.p.site!r}"
@@ -366,7 +366,7 @@ class InputInvariance(Metric):
         after = judged.with_model(shifted, inputs.map(lambda t: _moved(t, self.shift)))
         size = _norm(before)
         value = _norm(after - before) / torch.where(size > 0, size, 1)
-        return Score.where(size > 0, value, ALL_ZERO)
+        return Rating.where(size > 0, value, ALL_ZERO)
 
 
 def _moved(t: Any, shift: float) -> Any:

@@ -17,14 +17,15 @@ from torchwhy.core.errors import TorchwhyError, closest
 from torchwhy.core.explanation import Explanation
 from torchwhy.core.guard import Arguments, as_arguments, untouched
 from torchwhy.core.options import Options
-from torchwhy.core.problem import Precision, Problem
+from torchwhy.core.precision import Precision
+from torchwhy.core.problem import Problem
 from torchwhy.core.progress import Progress
 from torchwhy.core.site import At, Sites
 from torchwhy.core.target import TargetLike
 from torchwhy.core.tensors import TensorOrTensors, Tensors, as_tensors
 from torchwhy.engines.weights import copied
 from torchwhy.metrics.controls import CONTROLS
-from torchwhy.metrics.score import Score
+from torchwhy.metrics.rating import Rating
 from torchwhy.registry import Info, MetricInfo, methods
 
 _R = TypeVar("_R")
@@ -260,7 +261,7 @@ class Metric(Options, ABC):
         return self.info.units
 
     @abstractmethod
-    def compute(self, judged: Judged) -> Score:
+    def compute(self, judged: Judged) -> Rating:
         """The metric's formula: value, reasons, standard error, curve and details."""
 
     def score(
@@ -274,7 +275,7 @@ class Metric(Options, ABC):
         layer_baselines: Any = None,
         mask: TensorOrTensors | None = None,
         **options: Any,
-    ) -> Score:
+    ) -> Rating:
         """Judge explanations.
 
         Args:
@@ -297,7 +298,7 @@ class Metric(Options, ABC):
         ) as judged:
             return metric.judge(judged)
 
-    def judge(self, judged: Judged) -> Score:
+    def judge(self, judged: Judged) -> Rating:
         """The score of what was opened by `judging`, with its controls and the facts for the record."""
         p = judged._problem
         before = 0 if p is None else p.cost.forward

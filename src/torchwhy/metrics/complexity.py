@@ -9,8 +9,8 @@ from torch import Tensor
 
 from torchwhy.core.errors import TorchwhyError
 from torchwhy.metrics.base import Judged, Metric
+from torchwhy.metrics.rating import INFINITY, Rating
 from torchwhy.metrics.removal import Removal, RemovalMetric, check_shares, too_small
-from torchwhy.metrics.score import INFINITY, Score
 from torchwhy.registry import MetricInfo, register_metric
 
 ALL_ZERO = "every attribution is zero"
@@ -51,7 +51,7 @@ class Sparseness(Metric):
     tensor([0.0000, 0.7500])
     """
 
-    def compute(self, judged: Judged) -> Score:
+    def compute(self, judged: Judged) -> Rating:
         sizes, there = _sizes(judged)
         # As shares of the largest, of which the sum cannot overflow.
         ordered = (sizes.sort(1).values / torch.where(there, sizes.amax(1), 1)[:, None]).double()
@@ -59,7 +59,7 @@ class Sparseness(Metric):
         weights = (n - torch.arange(1, n + 1, device=sizes.device).double() + 0.5) / n
         total = torch.where(there, ordered.sum(1), 1)
         value = (1 - 2 * (ordered * weights).sum(1) / total).clamp(0, 1).to(sizes)
-        return Score.where(there, value, ALL_ZERO)
+        return Rating.where(there, value, ALL_ZERO)
 
 
 @register_metric(
@@ -93,11 +93,11 @@ class Complexity(Metric):
     tensor([0.6931, 0.0000])
     """
 
-    def compute(self, judged: Judged) -> Score:
+    def compute(self, judged: Judged) -> Rating:
         sizes, there = _sizes(judged)
         shares = (sizes / torch.where(there, sizes.amax(1), 1)[:, None]).double()
         shares = shares / torch.where(there, shares.sum(1), 1)[:, None]
-        return Score.where(there, torch.special.entr(shares).sum(1).clamp_min(0).to(sizes), ALL_ZERO)
+        return Rating.where(there, torch.special.entr(shares).sum(1).clamp_min(0).to(sizes), ALL_ZERO)
 
 
 @register_metric(
@@ -143,10 +143,10 @@ class SupportSize(Metric):
         if isinstance(self.threshold, bool) or not isinstance(self.threshold, int | float) or self.threshold < 0:
             raise TorchwhyError(f"threshold is a number of at least 0, not {self.threshold!r}")
 
-    def compute(self, judged: Judged) -> Score:
+    def compute(self, judged: Judged) -> Rating:
         sizes, _ = _sizes(judged)
         limit = self.threshold * (sizes.amax(1, keepdim=True) if self.relative else 1)
-        return Score((sizes > limit).sum(1).to(sizes))
+        return Rating((sizes > limit).sum(1).to(sizes))
 
 
 @register_metric(
@@ -192,11 +192,11 @@ class EffectiveComplexity(RemovalMetric):
         super().__post_init__()
         check_shares("tolerance", self.tolerance)
 
-    def measure(self, removal: Removal) -> Score:
+    def measure(self, removal: Removal) -> Rating:
         scores = removal.only_most(torch.arange(removal.count + 1)).y
         nothing, everything = scores[0], scores[-1]
         change = (everything - nothing).abs()
         enough = (everything - scores).abs() <= self.tolerance * change
         value = enough.int().argmax(0).to(scores)
         same = too_small(change, everything)
-        return Score.where(~same, value, "the score is the same where everything is replaced by the fill")
+        return Rating.where(~same, value, "the score is the same where everything is replaced by the fill")

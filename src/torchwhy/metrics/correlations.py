@@ -13,8 +13,8 @@ from torchwhy.core.options import at_least, one_of
 from torchwhy.core.tensors import Tensors
 from torchwhy.engines.noise import check_stdevs, draws, normal
 from torchwhy.metrics.orders import mean_ranks
+from torchwhy.metrics.rating import INFINITY, Curve, Rating
 from torchwhy.metrics.removal import Removal, RemovalMetric, check_shares, wide
-from torchwhy.metrics.score import INFINITY, Curve, Score
 from torchwhy.registry import MetricInfo, register_metric
 
 
@@ -43,9 +43,9 @@ class Relation:
     defined: Tensor
     reasons: list[str]
 
-    def score(self, **more: Any) -> Score:
+    def score(self, **more: Any) -> Rating:
         """As the value of a metric."""
-        return Score.where(self.defined, self.value, self.reasons, **more)
+        return Rating.where(self.defined, self.value, self.reasons, **more)
 
 
 def pearson(attributed: Tensor, falls: Tensor, level: Tensor) -> Relation:
@@ -130,7 +130,7 @@ class FaithfulnessCorrelation(SubsetMetric):
     tensor([1.])
     """
 
-    def measure(self, removal: Removal) -> Score:
+    def measure(self, removal: Removal) -> Rating:
         return pearson(*self.drawn(removal), wide(removal.p.scores)).score()
 
 
@@ -164,7 +164,7 @@ class MuFidelity(SubsetMetric):
     tensor([1.])
     """
 
-    def measure(self, removal: Removal) -> Score:
+    def measure(self, removal: Removal) -> Rating:
         return spearman(*self.drawn(removal), wide(removal.p.scores)).score()
 
 
@@ -195,7 +195,7 @@ class FaithfulnessEstimate(RemovalMetric):
     tensor([1.])
     """
 
-    def measure(self, removal: Removal) -> Score:
+    def measure(self, removal: Removal) -> Rating:
         falls = removal.falls(one_absent(removal))
         return pearson(removal.values.T, falls, wide(removal.p.scores)).score()
 
@@ -231,7 +231,7 @@ class MonotonicityCorrelation(RemovalMetric):
     tensor([1.])
     """
 
-    def measure(self, removal: Removal) -> Score:
+    def measure(self, removal: Removal) -> Rating:
         changes = removal.falls(one_absent(removal)).square()
         return spearman(removal.values.abs().T, changes, wide(removal.p.scores)).score()
 
@@ -280,13 +280,13 @@ class Monotonicity(RemovalMetric):
         if self.n_steps is not None:
             at_least("n_steps", self.n_steps, 1)
 
-    def measure(self, removal: Removal) -> Score:
+    def measure(self, removal: Removal) -> Rating:
         steps = removal.count if self.n_steps is None else self.n_steps
         without = removal.most_first(removal.counts(torch.linspace(0, 1, steps + 1, dtype=torch.float64)))
         curve = Curve(1 - without.x.flip(0), without.y.flip(0), "share shown, least first")
         rises = curve.y.diff(dim=0)
         rounding = 4 * torch.finfo(curve.y.dtype).eps * curve.y.abs().amax(0)
-        return Score((rises >= -rounding).to(rises).mean(0), curve=curve)
+        return Rating((rises >= -rounding).to(rises).mean(0), curve=curve)
 
 
 @register_metric(
@@ -338,7 +338,7 @@ class Infidelity(SubsetMetric):
         one_of("perturbation", self.perturbation, ("subsets", "noise"))
         check_stdevs(self.stdevs)
 
-    def measure(self, removal: Removal) -> Score:
+    def measure(self, removal: Removal) -> Rating:
         said, falls = self.drawn(removal) if self.perturbation == "subsets" else self.noisy(removal)
         said, falls = said.double(), falls.double()
         details = {}
@@ -348,7 +348,7 @@ class Infidelity(SubsetMetric):
             said = scale * said
             details["scale"] = scale.tolist()
         gaps = ((said - falls) ** 2).to(removal.values)
-        return Score(gaps.mean(0), standard_error=gaps.std(0) / len(gaps) ** 0.5, details=details)
+        return Rating(gaps.mean(0), standard_error=gaps.std(0) / len(gaps) ** 0.5, details=details)
 
     def noisy(self, removal: Removal) -> tuple[Tensor, Tensor]:
         """What slopes say of noise, and what it does, (K, B) each."""
@@ -409,7 +409,7 @@ class SensitivityN(RemovalMetric):
         check_shares("shares", self.shares)
         at_least("n_subsets", self.n_subsets, 2)
 
-    def measure(self, removal: Removal) -> Score:
+    def measure(self, removal: Removal) -> Rating:
         level = wide(removal.p.scores)
         rows = {  # by how many positions they lack, so that a size is there once
             int((~drawn[0]).sum()): drawn
@@ -421,4 +421,4 @@ class SensitivityN(RemovalMetric):
         reasons = [next((f.reasons[i] for f in found if not f.defined[i]), "") for i in range(len(level))]
         sizes = torch.tensor(list(rows)).to(values) / removal.count
         curve = Curve(sizes[:, None].expand(values.shape), values, "share in a subset")
-        return Score.where(defined, values.mean(0), reasons, curve=curve)
+        return Rating.where(defined, values.mean(0), reasons, curve=curve)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from torchwhy.core.options import at_least, one_of
 from torchwhy.engines.fills import Fill
+from torchwhy.metrics.rating import INFINITY, Curve, Rating
 from torchwhy.metrics.removal import Positions, Removal, RemovalMetric, check_shares, too_small
-from torchwhy.metrics.score import INFINITY, Curve, Score
 from torchwhy.registry import MetricInfo, register_metric
 
 
@@ -41,15 +41,15 @@ class CurveMetric(RemovalMetric):
         steps = removal.count if self.n_steps is None else self.n_steps
         return removal.counts(torch.linspace(0, 1, steps + 1, dtype=torch.float64))
 
-    def read(self, removal: Removal, curve: Curve, value: Tensor, shift: float = 1.0) -> Score:
+    def read(self, removal: Removal, curve: Curve, value: Tensor, shift: float = 1.0) -> Rating:
         """A value that is linear in the scores, and in a constant score ``shift`` times the constant."""
         if not self.normalise:
-            return Score(value, curve=curve)
+            return Rating(value, curve=curve)
         everything, nothing = removal.whole()
         way = everything - nothing
         defined = ~too_small(way, everything)
         way = torch.where(defined, way, 1)
-        return Score.where(
+        return Rating.where(
             defined,
             (value - shift * nothing) / way,
             "the input has the score of nothing, so there is no way between them",
@@ -87,7 +87,7 @@ class Deletion(CurveMetric):
     tensor([2.5000])
     """
 
-    def measure(self, removal: Removal) -> Score:
+    def measure(self, removal: Removal) -> Rating:
         curve = removal.most_first(self.counts(removal))
         return self.read(removal, curve, curve.area)
 
@@ -122,7 +122,7 @@ class Insertion(CurveMetric):
     tensor([2.5000])
     """
 
-    def measure(self, removal: Removal) -> Score:
+    def measure(self, removal: Removal) -> Rating:
         curve = removal.only_most(self.counts(removal))
         return self.read(removal, curve, curve.area)
 
@@ -171,7 +171,7 @@ class PixelFlipping(CurveMetric):
     def direction(self) -> str:
         return "lower" if self.order == "morf" else "higher"
 
-    def measure(self, removal: Removal) -> Score:
+    def measure(self, removal: Removal) -> Rating:
         draw = removal.most_first if self.order == "morf" else removal.least_first
         curve = draw(self.counts(removal))
         return self.read(removal, curve, curve.y.mean(0))
@@ -208,7 +208,7 @@ class ABPC(CurveMetric):
     tensor([1.])
     """
 
-    def measure(self, removal: Removal) -> Score:
+    def measure(self, removal: Removal) -> Rating:
         curve = between(removal, self.counts(removal))
         return self.read(removal, curve, curve.area, shift=0)
 
@@ -256,9 +256,9 @@ class RegionPerturbation(RemovalMetric):
         super().__post_init__()
         at_least("n_regions", self.n_regions, 1)
 
-    def measure(self, removal: Removal) -> Score:
+    def measure(self, removal: Removal) -> Rating:
         curve = removal.most_first(torch.arange(min(self.n_regions, removal.count) + 1))
-        return Score((curve.y[0] - curve.y).mean(0), curve=curve)
+        return Rating((curve.y[0] - curve.y).mean(0), curve=curve)
 
 
 @register_metric(
@@ -298,12 +298,12 @@ class IROF(CurveMetric):
     fill: str | Fill = "mean"
     n_steps: int | None = None
 
-    def measure(self, removal: Removal) -> Score:
+    def measure(self, removal: Removal) -> Rating:
         curve = removal.most_first(self.counts(removal))
         start = curve.y[0]
         defined = start > 0
         share = replace(curve, y=curve.y / torch.where(defined, start, 1))
-        return Score.where(defined, 1 - share.area, "the score is not above 0: explain a probability", curve=share)
+        return Rating.where(defined, 1 - share.area, "the score is not above 0: explain a probability", curve=share)
 
 
 @register_metric(
@@ -347,9 +347,9 @@ class ROAD(RemovalMetric):
         super().__post_init__()
         check_shares("shares", self.shares)
 
-    def measure(self, removal: Removal) -> Score:
+    def measure(self, removal: Removal) -> Rating:
         curve = between(removal, removal.counts(torch.tensor(self.shares, dtype=torch.float64)))
-        return Score(curve.y.mean(0), curve=curve)
+        return Rating(curve.y.mean(0), curve=curve)
 
 
 @register_metric(

@@ -12,8 +12,8 @@ from torchwhy.core.errors import TorchwhyError
 from torchwhy.core.options import at_least
 from torchwhy.core.tensors import Tensors
 from torchwhy.engines.noise import check_stdevs, draws, normal
+from torchwhy.metrics.rating import INFINITY, Rating
 from torchwhy.metrics.removal import Removal, RemovalMetric, check_shares, wide
-from torchwhy.metrics.score import INFINITY, Score
 from torchwhy.registry import MetricInfo, register_metric
 
 
@@ -45,17 +45,17 @@ class RationaleMetric(RemovalMetric):
     def kept(self, chosen: Tensor) -> Tensor:
         """Which positions stay, where some are chosen as the rationale."""
 
-    def measure(self, removal: Removal) -> Score:
+    def measure(self, removal: Removal) -> Rating:
         start = wide(removal.p.scores)
         if not self.soft:
             counts = [max(1, round(share * removal.count)) for share in self.shares]
-            return Score((start - self.left(removal, torch.tensor(counts))).mean(0))
+            return Rating((start - self.left(removal, torch.tensor(counts))).mean(0))
         share, marked = shares_of_largest(removal.values)
         generator = draws(self.seed, stream=62)
         drawn = torch.rand(self.n_samples, 1, removal.count, generator=generator, dtype=torch.float64)
         falls = start - removal.faded(self.kept(drawn.to(share.device) < share).to(share))
         error = falls.std(0) / len(falls) ** 0.5
-        return Score.where(marked, falls.mean(0), NOTHING_MARKED, standard_error=error)
+        return Rating.where(marked, falls.mean(0), NOTHING_MARKED, standard_error=error)
 
 
 NOTHING_MARKED = "no attribution is above 0, so nothing is marked"
@@ -142,13 +142,13 @@ class Sufficiency(RationaleMetric):
 class FadedMetric(RemovalMetric):
     """A metric on the input seen through its explanation: faded where little is marked."""
 
-    def measure(self, removal: Removal) -> Score:
+    def measure(self, removal: Removal) -> Rating:
         share, marked = shares_of_largest(removal.values)
         after = removal.remember("faded", lambda: removal.faded(share[None])[0])
         return self.read(wide(removal.p.scores), after, marked)
 
     @abstractmethod
-    def read(self, before: Tensor, after: Tensor, marked: Tensor) -> Score:
+    def read(self, before: Tensor, after: Tensor, marked: Tensor) -> Rating:
         """The value from the scores (B,) of the input and of the faded input."""
 
 
@@ -182,13 +182,13 @@ class AverageDrop(FadedMetric):
     tensor([0.1250])
     """
 
-    def read(self, before: Tensor, after: Tensor, marked: Tensor) -> Score:
+    def read(self, before: Tensor, after: Tensor, marked: Tensor) -> Rating:
         drop = (before - after).clamp_min(0) / torch.where(before > 0, before, 1)
         reasons = [
             NOTHING_MARKED if not there else "the score is not above 0: explain a probability"
             for there in marked.tolist()
         ]
-        return Score.where(marked & (before > 0), drop, reasons)
+        return Rating.where(marked & (before > 0), drop, reasons)
 
 
 @register_metric(
@@ -220,8 +220,8 @@ class IncreaseInConfidence(FadedMetric):
     tensor([1.])
     """
 
-    def read(self, before: Tensor, after: Tensor, marked: Tensor) -> Score:
-        return Score.where(marked, (after > before).to(before), NOTHING_MARKED)
+    def read(self, before: Tensor, after: Tensor, marked: Tensor) -> Rating:
+        return Rating.where(marked, (after > before).to(before), NOTHING_MARKED)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -246,7 +246,7 @@ class GapMetric(RemovalMetric):
         check_stdevs(self.stdevs)
         at_least("n_samples", self.n_samples, 2)
 
-    def gap(self, removal: Removal, *, important: bool) -> Score:
+    def gap(self, removal: Removal, *, important: bool) -> Rating:
         """The mean size of the change where the important, or all other, positions are noisy."""
         p = removal.p
         count = max(1, round(self.share * removal.count))
@@ -260,7 +260,7 @@ class GapMetric(RemovalMetric):
 
         scores = wide(p.scores_at(points, self.n_samples, "adding noise"))
         sizes = (wide(p.scores) - scores).abs()
-        return Score(sizes.mean(0), standard_error=sizes.std(0) / len(sizes) ** 0.5)
+        return Rating(sizes.mean(0), standard_error=sizes.std(0) / len(sizes) ** 0.5)
 
 
 @register_metric(
@@ -296,7 +296,7 @@ class PGI(GapMetric):
     tensor([0.])
     """
 
-    def measure(self, removal: Removal) -> Score:
+    def measure(self, removal: Removal) -> Rating:
         return self.gap(removal, important=True)
 
 
@@ -330,5 +330,5 @@ class PGU(GapMetric):
     tensor([0.])
     """
 
-    def measure(self, removal: Removal) -> Score:
+    def measure(self, removal: Removal) -> Rating:
         return self.gap(removal, important=False)

@@ -22,7 +22,7 @@ from torchwhy.core.tensors import Tensors
 from torchwhy.metrics.base import Judged, Metric
 from torchwhy.metrics.erasure import NOTHING_MARKED
 from torchwhy.metrics.orders import FLAT, flat, largest, mean_ranks
-from torchwhy.metrics.score import INFINITY, Score
+from torchwhy.metrics.rating import INFINITY, Rating
 from torchwhy.registry import MetricInfo, register_metric
 
 EMPTY, FULL = "the mask is empty, so nothing should be marked", "the mask is full, so nothing should be left unmarked"
@@ -83,13 +83,13 @@ class Marks:
         return self.inside == 0, EMPTY
 
 
-def _score(value: Tensor, *none: tuple[Tensor, str]) -> Score:
+def _score(value: Tensor, *none: tuple[Tensor, str]) -> Rating:
     """The value, but where there is none the first of the reasons."""
     reasons = [
         next((why for b, (_, why) in zip(row, none, strict=True) if b), "")
         for row in zip(*(w.tolist() for w, _ in none), strict=True)
     ]
-    return Score.where(~torch.stack([w for w, _ in none]).any(0), value, reasons)
+    return Rating.where(~torch.stack([w for w, _ in none]).any(0), value, reasons)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -108,10 +108,10 @@ class LocalisationMetric(Metric):
         one_of("pooling", self.pooling, tuple(POOLINGS))
 
     @abstractmethod
-    def measure(self, marks: Marks) -> Score:
+    def measure(self, marks: Marks) -> Rating:
         """The metric's formula."""
 
-    def compute(self, judged: Judged) -> Score:
+    def compute(self, judged: Judged) -> Rating:
         assert judged.mask is not None
         return self.measure(Marks.of(judged.values, judged.mask, self.pooling))
 
@@ -156,7 +156,7 @@ class PointingGame(LocalisationMetric):
         if isinstance(self.tolerance, bool) or not isinstance(self.tolerance, int | float) or self.tolerance < 0:
             raise TorchwhyError(f"tolerance is a number of pixels of at least 0, not {self.tolerance!r}")
 
-    def measure(self, marks: Marks) -> Score:
+    def measure(self, marks: Marks) -> Rating:
         pointed = marks.values == marks.values.amax(1, keepdim=True)
         hits = pointed & (marks.mask if self.tolerance == 0 else self._near(pointed, marks))
         value = hits.sum(1).to(marks.values) / pointed.sum(1)
@@ -214,15 +214,15 @@ class AttributionLocalisation(LocalisationMetric):
 
     weighted: bool = False
 
-    def measure(self, marks: Marks) -> Score:
+    def measure(self, marks: Marks) -> Rating:
         found = _mass(marks)
         if not self.weighted:
             return found
         factor = marks.mask.shape[1] / marks.inside.clamp_min(1).to(marks.values)
-        return Score(found.value * factor, found.reasons)
+        return Rating(found.value * factor, found.reasons)
 
 
-def _mass(marks: Marks) -> Score:
+def _mass(marks: Marks) -> Rating:
     """The share of the positive attribution in the mask."""
     total = marks.positive.sum(1)
     value = (marks.positive * marks.mask).sum(1) / torch.where(total > 0, total, 1)
@@ -261,7 +261,7 @@ class RelevanceMassAccuracy(LocalisationMetric):
     tensor([0.5000])
     """
 
-    def measure(self, marks: Marks) -> Score:
+    def measure(self, marks: Marks) -> Rating:
         return _mass(marks)
 
 
@@ -298,7 +298,7 @@ class Focus(LocalisationMetric):
     (tensor([1., 1.]), tensor([0.5000, 0.5000]))
     """
 
-    def measure(self, marks: Marks) -> Score:
+    def measure(self, marks: Marks) -> Rating:
         return _mass(marks)
 
 
@@ -367,7 +367,7 @@ class TopKIntersection(LocalisationMetric):
         super().__post_init__()
         check_k(self.k)
 
-    def measure(self, marks: Marks) -> Score:
+    def measure(self, marks: Marks) -> Rating:
         k = count_of(self.k, marks.mask.shape[1])
         value = (largest(marks.values, k) * marks.mask).sum(1) / k
         return _score(value, marks.empty, (flat(marks.values), FLAT))
@@ -417,7 +417,7 @@ class RelevanceRankAccuracy(LocalisationMetric):
     tensor([0.5000])
     """
 
-    def measure(self, marks: Marks) -> Score:
+    def measure(self, marks: Marks) -> Rating:
         value = (largest(marks.values, marks.inside) * marks.mask).sum(1) / marks.inside.clamp_min(1)
         return _score(value, marks.empty, (flat(marks.values), FLAT))
 
@@ -452,7 +452,7 @@ class AUC(LocalisationMetric):
     tensor([0.8750])
     """
 
-    def measure(self, marks: Marks) -> Score:
+    def measure(self, marks: Marks) -> Rating:
         inside = marks.inside.double()
         outside = marks.mask.shape[1] - inside
         above = (mean_ranks(marks.values) * marks.mask).sum(1) - inside * (inside + 1) / 2

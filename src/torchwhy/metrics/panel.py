@@ -12,12 +12,12 @@ from torchwhy.core.target import TargetLike
 from torchwhy.core.tensors import TensorOrTensors
 from torchwhy.metrics.base import Explained, Metric
 from torchwhy.metrics.correlations import SubsetMetric
-from torchwhy.metrics.score import Score
+from torchwhy.metrics.rating import Rating
 from torchwhy.registry import metrics
 
 
 @dataclass(frozen=True, eq=False)
-class Panel(Mapping[str, Score]):
+class Panel(Mapping[str, Rating]):
     """Scores by the names of their metrics.
 
     Attributes:
@@ -25,10 +25,10 @@ class Panel(Mapping[str, Score]):
         skipped: metrics that do not apply to these explanations, and why.
     """
 
-    scores: dict[str, Score]
+    scores: dict[str, Rating]
     skipped: dict[str, str] = field(default_factory=dict)
 
-    def __getitem__(self, name: str) -> Score:
+    def __getitem__(self, name: str) -> Rating:
         return self.scores[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -117,19 +117,18 @@ def faithfulness_panel(
 ) -> Panel:
     r"""All metrics of faithfulness, on the same positions and with the same fill, at the cost of their different rows.
 
-    Alone, each metric has defaults of its own. Here those are chosen so that the rows of one serve the others:
+    Alone, each metric has defaults of its own. Here they are such that the rows of one serve the others:
 
-    - All curves take the same 20 steps in the same two orders, `Selectivity` and `IROF` too; so `Selectivity` is
-      `Deletion`. `RegionPerturbation` goes on for 10 regions, one by one.
-    - `FaithfulnessCorrelation`, `MuFidelity` and `Infidelity` see the same 32 subsets. `SensitivityN` takes them for one
-      of its three sizes, single positions, which `FaithfulnessEstimate` removes anyway, for another, and half of the
-      positions for the third.
+    - All curves take the same 20 steps in the same two orders, `Selectivity` and `IROF` too: here `Selectivity` is
+      `Deletion`. `RegionPerturbation` removes 10 regions.
+    - `FaithfulnessCorrelation`, `MuFidelity` and `Infidelity` see the same 32 subsets. `SensitivityN` has subsets of
+      three sizes: these, half of the positions, and single positions, which `FaithfulnessEstimate` removes anyway.
     - `PixelFlipping` flips the positions of the others.
 
-    With M positions this is about 170 + M rows per example, that is 236 for 64 patches. The standard error of a
-    correlation :math:`r` over n subsets is about :math:`(1 - r^2) / \sqrt{n - 1}`: at 0.5 it is 0.13 for an example, in
-    place of 0.08 with the 100 subsets of the metrics alone, and falls with the root of the number of examples. Twice
-    the ``n_subsets`` cost 64 rows more.
+    With M positions these are about 175 + M rows per example, 239 for 64 patches. The standard error of a correlation
+    :math:`r` over n subsets is about :math:`(1 - r^2) / \sqrt{n - 1}`: where it is 0.5, that is 0.13 for one example,
+    in place of 0.08 with the 100 subsets of the metrics alone. An option that is given counts: 32 more of
+    ``n_subsets`` cost 64 rows more.
 
     Takes what `Metric.score` takes, and
 

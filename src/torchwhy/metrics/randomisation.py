@@ -21,8 +21,8 @@ from torchwhy.engines.noise import Stdevs, check_seed, check_stdevs, draws, norm
 from torchwhy.engines.weights import forgotten, layers, parts, root
 from torchwhy.metrics.base import Judged, Metric
 from torchwhy.metrics.controls import displaced
+from torchwhy.metrics.rating import INFINITY, Curve, Rating
 from torchwhy.metrics.repeats import repeats
-from torchwhy.metrics.score import INFINITY, Curve, Score
 from torchwhy.metrics.similarity import KINDS, Likeness
 from torchwhy.registry import MetricInfo, register_metric
 
@@ -138,7 +138,7 @@ class MPRT(LikenessMetric):
         super().__post_init__()
         one_of("order", self.order, ORDERS)
 
-    def compute(self, judged: Judged) -> Score:
+    def compute(self, judged: Judged) -> Rating:
         values = self.explained(judged)
         likeness = Likeness(self.similarity, values)
         twin = judged.twin()
@@ -158,14 +158,14 @@ class MPRT(LikenessMetric):
 
     def _score(
         self, values: Tensors, likeness: Likeness, names: list[str], unchanged: list[str], found: list[Tensor]
-    ) -> Score:
+    ) -> Rating:
         details = {"layers": names, "unchanged": unchanged, "chance": _told(_chance(likeness, self.seed))}
         if not found:
             none = torch.full((values.size,), math.nan, dtype=values.parts[0].dtype, device=values.device)
-            return Score(none, ("no layer holds other numbers after it was reset",) * values.size, details=details)
+            return Rating(none, ("no layer holds other numbers after it was reset",) * values.size, details=details)
         curve = torch.stack(found).to(values.parts[0].dtype)
         share = torch.linspace(1 / len(found), 1, len(found), dtype=curve.dtype, device=curve.device)
-        return Score.where(
+        return Rating.where(
             curve.isfinite().any(0),
             curve.nanmean(0),
             _reasons(likeness, "with randomised layers, the attributions are the same everywhere"),
@@ -272,7 +272,7 @@ class EfficientMPRT(Metric):
         at_least("n_draws", self.n_draws, 1)
         check_seed(self.seed)
 
-    def compute(self, judged: Judged) -> Score:
+    def compute(self, judged: Judged) -> Rating:
         known = self.entropy(judged.values)
         twin = judged.twin()
         module = root(_model(twin))
@@ -282,7 +282,7 @@ class EfficientMPRT(Metric):
                 found.append(self.entropy(twin.anew().values))
         entropies = torch.stack(found)
         rises = ((entropies - known) / torch.where(known > 0, known, 1)).to(_dtype(judged))
-        return Score.where(
+        return Rating.where(
             known > 0,
             rises.mean(0),
             "the attributions are the same everywhere, so that their entropy is 0",
@@ -342,7 +342,7 @@ class RandomLogit(LikenessMetric):
         super().__post_init__()
         at_least("n_classes", self.n_classes, 1)
 
-    def compute(self, judged: Judged) -> Score:
+    def compute(self, judged: Judged) -> Rating:
         likeness = Likeness(self.similarity, self.explained(judged))
         others = self.others(judged)
         found = []
@@ -350,7 +350,7 @@ class RandomLogit(LikenessMetric):
             (other,) = judged.p.aimed([wanted])
             found.append(likeness(self.sized(judged._explained(other)))[0])
         values = torch.stack(found).to(_dtype(judged))
-        return Score.where(
+        return Rating.where(
             values.isfinite().any(0),
             values.nanmean(0),
             _reasons(likeness, "the attributions of the other class are the same everywhere"),

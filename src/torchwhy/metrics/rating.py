@@ -47,7 +47,7 @@ class Curve:
 
 
 @dataclass(frozen=True, eq=False)
-class Score:
+class Rating:
     """The value of a metric for each of B explanations.
 
     Attributes:
@@ -86,14 +86,14 @@ class Score:
                 raise TorchwhyError(f"{self.metric or 'a metric'}: example {i} has {self.value[i].item()}, yet {said}")
 
     @staticmethod
-    def where(defined: Tensor, value: Tensor, reason: str | Sequence[str], **more: Any) -> Score:
+    def where(defined: Tensor, value: Tensor, reason: str | Sequence[str], **more: Any) -> Rating:
         """``value`` where ``defined`` (B,); elsewhere NaN with a reason, one for all or one per example."""
         each = [reason] * len(value) if isinstance(reason, str) else list(reason)
         reasons = tuple("" if d else r for d, r in zip(defined.tolist(), each, strict=True))
-        return Score(torch.where(defined, value, torch.full_like(value, math.nan)), reasons, **more)
+        return Rating(torch.where(defined, value, torch.full_like(value, math.nan)), reasons, **more)
 
     @staticmethod
-    def cat(scores: Sequence[Score]) -> Score:
+    def cat(scores: Sequence[Rating]) -> Rating:
         """Scores of some examples after those of others, by the same metric."""
         first = scores[0]
         if len(scores) == 1:
@@ -127,7 +127,7 @@ class Score:
         """Such as ``<Deletion 0.312 over 3 explanations, lower is better; random 0.58; 1 undefined: a reason>``."""
         many = "1 explanation" if len(self) == 1 else f"{len(self)} explanations"
         better = "" if self.direction == "none" else f", {self.direction} is better"
-        parts = [f"{self.metric or 'Score'} {self._number()} over {many}{better}"]
+        parts = [f"{self.metric or 'Rating'} {self._number()} over {many}{better}"]
         if self.controls:
             parts.append(", ".join(f"{name} {_mean(value):.4g}" for name, value in self.controls.items()))
         parts += [f"{count} undefined: {reason}" for reason, count in self.undefined.items()]

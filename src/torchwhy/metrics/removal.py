@@ -22,7 +22,7 @@ from torchwhy.engines.game import Game, Groups
 from torchwhy.engines.masks import superpixels
 from torchwhy.engines.noise import check_seed, draws
 from torchwhy.metrics.base import Judged, Metric
-from torchwhy.metrics.score import Curve, Score
+from torchwhy.metrics.rating import Curve, Rating
 
 Positions: TypeAlias = str | int | Tensor | tuple[Tensor, ...]
 
@@ -306,17 +306,17 @@ class RemovalMetric(Metric):
         check_seed(self.seed)
 
     @abstractmethod
-    def measure(self, removal: Removal) -> Score:
+    def measure(self, removal: Removal) -> Rating:
         """The metric's formula, for positions that all examples share."""
 
-    def compute(self, judged: Judged) -> Score:
+    def compute(self, judged: Judged) -> Rating:
         own = judged.remember(("own", _name(self.positions)), lambda: _own(judged.p.point, self.positions))
         if own is None:
             return self._alone(judged, self.positions)
         # Where examples have positions of their own, each is a question of its own.
-        return Score.cat([self._alone(judged.select(i), positions) for i, positions in enumerate(own)])
+        return Rating.cat([self._alone(judged.select(i), positions) for i, positions in enumerate(own)])
 
-    def _alone(self, judged: Judged, positions: Positions) -> Score:
+    def _alone(self, judged: Judged, positions: Positions) -> Rating:
         return self.measure(removal(judged, positions, self.fill, absolute=self.abs, mean=self.mean, seed=self.seed))
 
 

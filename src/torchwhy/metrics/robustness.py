@@ -14,9 +14,9 @@ from torchwhy.core.problem import Points, Problem
 from torchwhy.core.tensors import Tensors
 from torchwhy.engines.noise import Stdevs, check_seed, check_stdevs, normal, uniform
 from torchwhy.metrics.base import Judged, Metric
+from torchwhy.metrics.rating import INFINITY, Curve, Rating
 from torchwhy.metrics.removal import as_they_say, places, totals
 from torchwhy.metrics.repeats import repeats
-from torchwhy.metrics.score import INFINITY, Curve, Score
 from torchwhy.registry import MetricInfo, register_metric
 
 NORMS = {"l1": 1.0, "l2": 2.0, "linf": math.inf}
@@ -153,9 +153,9 @@ class MaxSensitivity(Sensitivity):
     tensor([True])
     """
 
-    def compute(self, judged: Judged) -> Score:
+    def compute(self, judged: Judged) -> Rating:
         found, defined = self.shares(judged)
-        return Score.where(defined, found.amax(0).to(judged.values.parts[0]), ALL_ZERO)
+        return Rating.where(defined, found.amax(0).to(judged.values.parts[0]), ALL_ZERO)
 
 
 @register_metric(
@@ -187,11 +187,11 @@ class AvgSensitivity(Sensitivity):
     tensor([0.])
     """
 
-    def compute(self, judged: Judged) -> Score:
+    def compute(self, judged: Judged) -> Rating:
         found, defined = self.shares(judged)
         found = found.to(judged.values.parts[0])
         error = found.std(0) / len(found) ** 0.5 if len(found) > 1 else None
-        return Score.where(defined, found.mean(0), ALL_ZERO, standard_error=error)
+        return Rating.where(defined, found.mean(0), ALL_ZERO, standard_error=error)
 
 
 @register_metric(
@@ -232,7 +232,7 @@ class LocalLipschitzEstimate(DistanceMetric):
         super().__post_init__()
         one_of("input_norm", self.input_norm, tuple(NORMS))
 
-    def compute(self, judged: Judged) -> Score:
+    def compute(self, judged: Judged) -> Rating:
         found, p, points = self.distances(judged), judged.p, self.copies(judged)
         ways = [
             lengths(difference(points(slice(0, p.size), slice(k, k + 1)), p.inputs), self.input_norm)
@@ -241,10 +241,10 @@ class LocalLipschitzEstimate(DistanceMetric):
         return steepest(judged, found, torch.cat(ways), "no copy differs from the input in its dtype")
 
 
-def steepest(judged: Judged, far: Tensor, way: Tensor, reason: str, curve: Curve | None = None) -> Score:
+def steepest(judged: Judged, far: Tensor, way: Tensor, reason: str, curve: Curve | None = None) -> Rating:
     """The largest quotient of distances (K, B) each, where anything was moved."""
     quotients = torch.where(way > 0, far / torch.where(way > 0, way, 1), -math.inf).to(judged.values.parts[0])
-    return Score.where((way > 0).any(0), quotients.amax(0), reason, curve=curve)
+    return Rating.where((way > 0).any(0), quotients.amax(0), reason, curve=curve)
 
 
 @register_metric(
@@ -298,7 +298,7 @@ class Continuity(Metric):
         if isinstance(self.dim, bool) or not isinstance(self.dim, int) or self.dim in (0, 1):
             raise TorchwhyError(f"dim is a spatial dimension, from 2 on or counted from the end, not {self.dim!r}")
 
-    def compute(self, judged: Judged) -> Score:
+    def compute(self, judged: Judged) -> Rating:
         points = self.translations(judged.p)
         before, here = judged.values[None], judged.p.inputs[None]
         far, way = [], []
@@ -392,7 +392,7 @@ class Consistency(RobustnessMetric):
         super().__post_init__()
         at_least("top_k", self.top_k, 1)
 
-    def compute(self, judged: Judged) -> Score:
+    def compute(self, judged: Judged) -> Rating:
         groups = places(judged.p.point, as_they_say(judged.values, judged.p.point))
         marks, known = self.marks(totals(judged.values, groups)), classes(judged.p)
         alike, agree = [], []
@@ -403,7 +403,7 @@ class Consistency(RobustnessMetric):
         same, both = torch.cat(alike), torch.cat(alike) & torch.cat(agree)
         count = same.sum(0).to(judged.values.parts[0])
         share = both.sum(0) / count.clamp(min=1)
-        return Score.where(
+        return Rating.where(
             count > 0,
             share,
             "the explanation of no changed copy marks the same",

@@ -18,9 +18,9 @@ from torchwhy.core.site import Site
 from torchwhy.core.tensors import Tensors
 from torchwhy.metrics.base import Judged
 from torchwhy.metrics.randomisation import running
+from torchwhy.metrics.rating import INFINITY, Rating
 from torchwhy.metrics.repeats import Repeat, repeats
 from torchwhy.metrics.robustness import NORMS, RobustnessMetric, difference, lengths, outputs
-from torchwhy.metrics.score import INFINITY, Score
 from torchwhy.registry import MetricInfo, register_metric
 
 
@@ -72,7 +72,7 @@ class StabilityMetric(RobustnessMetric):
 
         return lengths(difference(after, before).map(by, before), self.norm)
 
-    def compute(self, judged: Judged) -> Score:
+    def compute(self, judged: Judged) -> Rating:
         here, known = judged.values, outputs(judged.p).argmax(1)
         quotients, kept = [], []
         for part in repeats(judged, self.copies(judged), self.n_samples):
@@ -82,7 +82,7 @@ class StabilityMetric(RobustnessMetric):
         same = torch.cat(kept)
         value = torch.where(same, torch.cat(quotients), -math.inf).amax(0).to(here.parts[0])
         reason = "the model puts every changed copy in another class"
-        return Score.where(same.any(0), value, reason, details={"same class": same.sum(0).tolist()})
+        return Rating.where(same.any(0), value, reason, details={"same class": same.sum(0).tolist()})
 
 
 @register_metric(_info("relative change of the explanation by that of the input, at most"))

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from torchwhy.core.guard import as_arguments
-from torchwhy.core.problem import Cost, Problem
+from torchwhy.core.passes import Cost
+from torchwhy.core.problem import Problem
 from torchwhy.core.progress import Progress
 from torchwhy.core.tensors import Tensors, accumulator, as_tensors
 from torchwhy.engines.maps import enlarge

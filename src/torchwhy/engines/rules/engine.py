@@ -15,7 +15,6 @@ from __future__ import annotations
 import re
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
 from weakref import WeakKeyDictionary
@@ -32,6 +31,7 @@ from torchwhy.engines.rules.local import Call, Local, storage, tensors_in
 from torchwhy.engines.rules.operations import names
 from torchwhy.engines.rules.place import Place, here, names_of
 from torchwhy.engines.rules.roots import Roots
+from torchwhy.engines.rules.step import Step, name_of
 
 # Nodes of autograd that only move values: these may stand before an operation without having been called, when the
 # model changes a view in place.
@@ -44,32 +44,6 @@ _SILENT = names(
 _NODE_NAME = re.compile(r"^.*::|Backward\d*$")
 # Operations whose constant arguments are shapes, which follow the number of rows.
 _SHAPED = names("view reshape expand repeat unflatten broadcast_to tile view_as reshape_as expand_as")
-
-
-@dataclass
-class Step:
-    """An operation of a traced pass.
-
-    Attributes:
-        operation: its name.
-        place: where it stands.
-        rule: what it gets.
-        out: relevance that came to its output, summed over all examples; None where it was not measured.
-        into: relevance that it passed on to its inputs.
-        behind: the step of its ``local.source``, for rules that look at both.
-    """
-
-    operation: str
-    place: Place
-    rule: str
-    out: float | None = None
-    into: float | None = None
-    behind: Step | None = None
-
-    @property
-    def leak(self) -> float | None:
-        """What came and was not passed on."""
-        return None if self.out is None or self.into is None else self.out - self.into
 
 
 class Interceptor(TorchFunctionMode):
@@ -253,7 +227,7 @@ class Interceptor(TorchFunctionMode):
         if self._steps is None:
             return None
         behind = None if local.source is None else self._lines.get(local.source)
-        step = self._lines[local] = Step(local.operation, self.place(), _name(rule), behind=behind)
+        step = self._lines[local] = Step(local.operation, self.place(), name_of(rule), behind=behind)
         self._steps.append(step)
         return step
 
@@ -416,19 +390,14 @@ class Act:
             else:
                 self._backward = self.local.vjp if rule is None else partial(rule, self.local)
             if self.step is not None:
-                self.step.rule = _name(rule)
+                self.step.rule = name_of(rule)
         found = self._backward(g)
         gradients = found if isinstance(found, tuple) else (found,)
         if self.step is not None:
-            self._account(self.step, g, gradients)
+            taker = self.local.source if self.fused and self.local.source is not None else self.local
+            self.step.measure(self.local, taker, g, gradients)
         del self.local, self._backward  # the graph lives on until the backward pass has ended
         return gradients
-
-    def _account(self, step: Step, g: Tensor, gradients: tuple[Tensor, ...]) -> None:
-        taker = self.local.source if self.fused and self.local.source is not None else self.local
-        before, after = taker.reference, self.local.reference
-        step.out = _relevance((self.local.output,), None if after is None else (after.output,), (g,))
-        step.into = _relevance(taker.inputs, None if before is None else before.inputs, gradients)
 
 
 class RuledNode(torch.autograd.Function):
@@ -479,21 +448,11 @@ def _stretches(one: Tensor, many: Tensor) -> bool:
     return one.ndim == many.ndim and all(a in (1, b) for a, b in zip(one.shape, many.shape, strict=True))
 
 
-def _relevance(values: tuple[Tensor, ...], base: tuple[Tensor, ...] | None, g: tuple[Tensor, ...]) -> float:
-    deltas = values if base is None else [v - b for v, b in zip(values, base, strict=True)]
-    products = (torch.where(s == 0, 0, d * s) for d, s in zip(deltas, g, strict=True))  # what is masked is -inf
-    return sum(float(product.double().sum()) for product in products)
-
-
 def _nodes(out: Any) -> list[Any]:
     """The nodes of autograd behind what an operation returned."""
     if isinstance(out, Tensor):
         return [out.grad_fn] if out.grad_fn is not None else []
     return [t.grad_fn for t in tree_leaves(out) if isinstance(t, Tensor) and t.grad_fn is not None]
-
-
-def _name(rule: Rule | None) -> str:
-    return "plain gradient" if rule is None else str(getattr(rule, "__name__", type(rule).__name__))
 
 
 def _itself(out: Any) -> Any:

@@ -18,7 +18,8 @@ from torchwhy.core.site import joined
 from torchwhy.core.target import Score
 from torchwhy.core.tensors import Tensors, for_examples
 from torchwhy.engines.rules.composite import Composite
-from torchwhy.engines.rules.engine import Interceptor, Recorder, Step
+from torchwhy.engines.rules.engine import Interceptor, Recorder
+from torchwhy.engines.rules.step import Step
 
 LARGE = 4096  # values of an example, from which on a pass costs more by its rows than by itself
 

@@ -16,9 +16,9 @@ from torchwhy.core.site import Site
 from torchwhy.core.target import TargetLike
 from torchwhy.core.tensors import TensorOrTensors, as_tensors
 from torchwhy.engines.rules.composite import Composite
-from torchwhy.engines.rules.engine import Step
 from torchwhy.engines.rules.lrp import MergeBatchNorm
 from torchwhy.engines.rules.passes import Compared, Ruled
+from torchwhy.engines.rules.step import Step
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
