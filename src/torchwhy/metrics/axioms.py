@@ -264,7 +264,8 @@ class Linearity(Metric):
 
     >>> import torch
     >>> from torchwhy import InputXGradient, Saliency
-    >>> model, x = torch.nn.Linear(4, 3), torch.ones(1, 4)
+    >>> weights = torch.tensor([[1.0, -2.0], [3.0, 1.0]])
+    >>> model, x = lambda x: x @ weights, torch.ones(1, 2)
     >>> Linearity(other=1).score(InputXGradient(model), x, target=0).value < 1e-6
     tensor([True])
     >>> Linearity(other=1).score(Saliency(model), x, target=0).value > 0.01
