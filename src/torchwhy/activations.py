@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map_only
 from torchwhy.core.errors import TorchwhyError
 from torchwhy.core.guard import Arguments, as_arguments, call, module_of, untouched
 from torchwhy.core.inputs import check_inputs
+from torchwhy.core.options import at_least
 from torchwhy.core.problem import Problem
 from torchwhy.core.progress import Progress
 from torchwhy.core.site import Site, Sites, Stop, Tap, find_place, find_site, tap
@@ -116,11 +117,16 @@ def _found(
         yield find_site(model, layer), change
 
 
+def _index(site: Site) -> tuple[Any, ...]:
+    """Of the site's unit behind the batch dimension; of all that it holds, nothing."""
+    return site.unit if isinstance(site.unit, tuple) else () if site.unit is None else (site.unit,)
+
+
 def _edit(site: Site, change: Change) -> Callable[[Tensors], Tensors]:
     """From what a site holds to what it shall hold."""
     if callable(site.unit):
         raise TorchwhyError(f"{site!r}: a unit to change is an index behind the batch dimension")
-    index = site.unit if isinstance(site.unit, tuple) else () if site.unit is None else (site.unit,)
+    index = _index(site)
 
     def one(held: Tensor) -> Tensor:
         out = held.clone()
@@ -229,7 +235,7 @@ def _mean(model: Any, inputs: TensorOrTensors, site: Site, extra: Any, batch_siz
     (held,) = capture(model, inputs, [whole], additional_forward_args=extra, batch_size=batch_size).values()
     if not isinstance(held, Tensor):
         raise TorchwhyError(f"{site!r} holds several tensors, which have no one mean: give a number")
-    index = site.unit if isinstance(site.unit, tuple) else () if site.unit is None else (site.unit,)
+    index = _index(site)
     return held.mean(0, keepdim=True)[(slice(None), *index)]
 
 
@@ -279,8 +285,7 @@ def most_activating(
         seed: of the noise.
         progress: show a progress bar; None does on a terminal.
     """
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise TorchwhyError(f"k is a whole number of at least 1, not {k!r}")
+    at_least("k", k, 1)
     index = (unit.unit if isinstance(unit.unit, tuple) else (unit.unit,)) if isinstance(unit, Site) else ()
     if not index or not all(isinstance(i, int) for i in index):
         raise TorchwhyError(f"a unit or channel is named by whole numbers, such as Site('conv2', unit=5), not {unit!r}")
@@ -391,8 +396,7 @@ def neighbours(
     >>> neighbours(model, torch.eye(4)[:1], torch.eye(4), k=1).index
     tensor([[0]])
     """
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise TorchwhyError(f"k is a whole number of at least 1, not {k!r}")
+    at_least("k", k, 1)
     if metric not in ("cosine", "euclidean"):
         raise TorchwhyError(f"metric is 'cosine' or 'euclidean', not {metric!r}")
     site = penultimate(model, inputs) if layer is None else find_site(model, layer)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from torchwhy.core.errors import TorchwhyError, closest
+from torchwhy.core.options import at_least
 from torchwhy.core.problem import Problem
 from torchwhy.core.tensors import TensorOrTensors, Tensors, accumulator
 from torchwhy.engines.imputation import imputed
@@ -57,11 +58,6 @@ def _maps(t: Tensor, name: str) -> None:
 def _positive(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
         raise TorchwhyError(f"{name} is a number above 0, not {value!r}")
-
-
-def _count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise TorchwhyError(f"{name} is a whole number of at least 1, not {value!r}")
 
 
 def _fixed(values: Tensors) -> Bound:
@@ -131,7 +127,7 @@ class Noise(Fill):
 
     def __post_init__(self) -> None:
         _positive("std", self.std)
-        _count("n_draws", self.n_draws)
+        at_least("n_draws", self.n_draws, 1)
         check_seed(self.seed)
 
     def bind(self, p: Problem, masks: Masks) -> Bound:
@@ -160,7 +156,7 @@ class Marginal(Fill):
 
     def __post_init__(self) -> None:
         if self.n_draws is not None:
-            _count("n_draws", self.n_draws)
+            at_least("n_draws", self.n_draws, 1)
         check_seed(self.seed)
 
     def bind(self, p: Problem, masks: Masks) -> Bound:
@@ -199,7 +195,7 @@ class Gaussian(Fill):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _count("n_draws", self.n_draws)
+        at_least("n_draws", self.n_draws, 1)
         if self.n_draws % 2:
             raise TorchwhyError(f"n_draws of a conditional Gaussian come in pairs: an even number, not {self.n_draws}")
         check_seed(self.seed)
@@ -272,7 +268,7 @@ class NoisyLinear(Fill):
     def __post_init__(self) -> None:
         if self.std != 0:
             _positive("std", self.std)
-        _count("n_draws", self.n_draws)
+        at_least("n_draws", self.n_draws, 1)
         check_seed(self.seed)
 
     def bind(self, p: Problem, masks: Masks) -> Bound:

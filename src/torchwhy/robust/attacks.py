@@ -14,6 +14,7 @@ from torch import Tensor
 from torchwhy.core.errors import TorchwhyError, UnsupportedError, closest
 from torchwhy.core.guard import as_arguments, call, untouched
 from torchwhy.core.inputs import broadcast, check_inputs, leaf
+from torchwhy.core.options import at_least
 from torchwhy.core.target import as_tensor, main_part, resolve
 from torchwhy.core.tensors import TensorOrTensors, Tensors, align, as_tensors
 from torchwhy.engines.noise import check_seed, draws
@@ -200,8 +201,7 @@ class PGD(Attack):
         """
         if norm not in ("Linf", "L2"):
             raise TorchwhyError(f"norm is 'Linf' or 'L2', not {norm!r}{closest(str(norm), ('Linf', 'L2'))}")
-        if isinstance(step_num, bool) or not isinstance(step_num, int) or step_num < 0:
-            raise TorchwhyError(f"step_num is a whole number of at least 0, not {step_num!r}")
+        at_least("step_num", step_num, 0)
         point, was_tuple = _opened(inputs)
         radii, length = _sizes("radius", radius, point), _sizes("step_size", step_size, point)
         moved = point

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from torchwhy.core.errors import TorchwhyError
 from torchwhy.core.guard import Arguments, as_arguments, untouched
+from torchwhy.core.options import at_least
 
 _K = TypeVar("_K")
 
@@ -25,8 +26,7 @@ def attempts_in_batches(
     through the model together. Further arguments that are tensors belong to the examples. The model is guarded while
     it runs.
     """
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise TorchwhyError(f"perturbations_per_eval is a whole number of at least 1, not {count!r}")
+    at_least("perturbations_per_eval", count, 1)
     arguments, waiting = as_arguments(extra), iter(attempts)
     while some := list(islice(waiting, count)):
         ready = [r for _, _, r in some]

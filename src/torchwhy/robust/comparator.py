@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from torchwhy.core.errors import TorchwhyError
+from torchwhy.core.options import at_least
 from torchwhy.robust.batches import attempts_in_batches
 
 ORIGINAL = "Original"
@@ -79,8 +80,7 @@ class AttackComparator:
         name = type(attack).__name__ if name is None else name
         if name in self.attacks or name == ORIGINAL:
             raise TorchwhyError(f"there is an attack {name!r} already: give this one another name")
-        if isinstance(num_attempts, bool) or not isinstance(num_attempts, int) or num_attempts < 1:
-            raise TorchwhyError(f"num_attempts is a whole number of at least 1, not {num_attempts!r}")
+        at_least("num_attempts", num_attempts, 1)
         by_batch = tuple(additional_attack_arg_names or ())
         self.attacks[name] = _Attack(attack, num_attempts, apply_before_preproc, attack_kwargs or {}, by_batch)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchwhy.core.errors import TorchwhyError
 from torchwhy.core.guard import Arguments, as_arguments, call, untouched
 from torchwhy.core.inputs import check_inputs
+from torchwhy.core.options import at_least
 from torchwhy.core.progress import Progress
 from torchwhy.core.target import as_tensor, indices, main_part
 from torchwhy.core.tensors import TensorOrTensors, Tensors, align, as_tensors
@@ -99,8 +100,7 @@ def minimum_perturbation(
     point, was_tuple = as_tensors(inputs)
     check_inputs(point)
     for name, value, least in (("levels", levels, 1), ("halvings", halvings, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise TorchwhyError(f"{name} is a whole number of at least {least}, not {value!r}")
+        at_least(name, value, least)
     if not 0 < highest < math.inf:
         raise TorchwhyError(f"highest is the largest size to try, a number above 0, not {highest!r}")
     extra = as_arguments(additional_forward_args)
@@ -168,8 +168,7 @@ class MinParamPerturbation:
             raise TorchwhyError(f"from {arg_min} to {arg_max} there are no two steps of {arg_step}")
         if not isinstance(mode, str) or mode.lower() not in ("linear", "binary"):
             raise TorchwhyError(f"mode is 'linear' or 'binary', not {mode!r}")
-        if isinstance(num_attempts, bool) or not isinstance(num_attempts, int) or num_attempts < 1:
-            raise TorchwhyError(f"num_attempts is a whole number of at least 1, not {num_attempts!r}")
+        at_least("num_attempts", num_attempts, 1)
         self.forward_func, self.attack, self.arg_name = forward_func, attack, arg_name
         self.arg_min, self.arg_max, self.arg_step = arg_min, arg_max, arg_step
         self.mode, self.num_attempts = mode.lower(), num_attempts
