@@ -229,6 +229,40 @@ def train(
     return history
 
 
+def fit(
+    model: nn.Module,
+    dataset: Dataset,
+    config: TrainingConfig,
+    *,
+    shuffle: torch.Generator | None = None,
+    advance: Callable[[int], None] = lambda rows: None,
+) -> None:
+    """Train a network of any kind in place as `train` does, without measuring it or keeping anything.
+
+    Args:
+        model: its parameters that require a gradient are trained.
+        dataset: what to learn.
+        config: how; `network` is not looked at.
+        shuffle: draws the batches; by default from the seed.
+        advance: called with the number of examples of each step.
+
+    Raises:
+        TorchwhyError: a loss that is not finite.
+
+    >>> data = Dataset(torch.tensor([[-1.0], [1.0]]), torch.tensor([0, 1]), ("left", "right"))
+    >>> model = nn.Linear(1, 2)
+    >>> fit(model, data, TrainingConfig(epochs=50, lr=1.0))
+    >>> evaluate(model, data)[1]
+    1.0
+    """
+    shuffle = shuffle or torch.Generator().manual_seed(config.seed)
+    learning = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(learning, lr=config.lr, momentum=config.momentum)
+    with _few_threads(config.batch_size * math.prod(dataset.input_shape)):
+        for _ in range(config.epochs):
+            _run_epoch(model, optimizer, dataset, config, shuffle, advance)
+
+
 def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 512) -> tuple[float, float]:
     """Mean cross-entropy and accuracy over all examples, in evaluation mode; the model's mode is put back.
 
