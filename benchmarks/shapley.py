@@ -2,7 +2,8 @@
 
     python benchmarks/shapley.py [--quick] [tabular] [image]
 
-Every contestant sees the same game, a function of rows of present features that counts how often it is asked. The error
+Every contestant sees the same game, a function of rows of present features that counts how often it is asked; a row
+whose gradient is asked for counts as three. The error
 is the root mean square distance from the truth over 10 seeds, as a share of the length of the true values. The truth is
 ours on 100,000 coalitions. Its standard error is told, below which no error can be seen, and how far plain KernelSHAP
 on as many other coalitions is from it, beside the standard error of that.
@@ -41,10 +42,10 @@ class CountedGame(nn.Module):
         self.count, self.rows = int(mask.max()) + 1, 0
 
     def forward(self, rows: Tensor) -> Tensor:
-        self.rows += len(rows)
-        present = rows.float()[:, self.mask] > 0.5
-        with torch.no_grad():
-            return self.model(torch.where(present, self.x, self.base))[:, self.target]
+        differentiated = torch.is_grad_enabled() and rows.requires_grad
+        self.rows += len(rows) * (3 if differentiated else 1)
+        with torch.set_grad_enabled(differentiated):
+            return self.model(torch.lerp(self.base, self.x, rows.float()[:, self.mask]))[:, self.target]
 
     def numpy(self, rows: np.ndarray) -> np.ndarray:
         parts = torch.from_numpy(np.atleast_2d(rows).astype(np.float32)).split(512)

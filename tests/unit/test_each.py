@@ -20,6 +20,7 @@ from torchwhy.methods.noise_tunnel import NoiseTunnel
 from torchwhy.methods.permutation import FeaturePermutation
 from torchwhy.methods.rise import RISE
 from torchwhy.methods.shapley import ShapleyValues, ShapleyValueSampling
+from torchwhy.methods.sobol import SobolAttribution
 
 SIZE, CLASSES = 12, 5
 
@@ -55,6 +56,7 @@ METHODS: dict[str, Callable[[Net], Method]] = {
     "FeatureAblation": lambda net: FeatureAblation(net, fill="noise"),
     "Occlusion": lambda net: Occlusion(net, sliding_window_shapes=(3,)),
     "RISE": lambda net: RISE(net, n_samples=50),
+    "Sobol": lambda net: SobolAttribution(net, n_samples=2, fill=Marginal(BACKGROUND, n_draws=2)),
 }
 
 

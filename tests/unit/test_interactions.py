@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import combinations
+from itertools import combinations, permutations
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import dropout
 from torch.testing import assert_close
 
 from torchwhy import Explanation, NoiseTunnel, TorchwhyError
@@ -64,6 +65,20 @@ def brute_force(worth: Tensor, i: int, j: int) -> float:
     return total
 
 
+def taylor(worth: Tensor) -> Tensor:
+    """The Shapley-Taylor index: over all orders, what two do together where the first of them arrives."""
+    v, total, number = worth.tolist(), torch.zeros(M, M, dtype=torch.float64), 0
+    for order in permutations(range(M)):
+        there = 0
+        for k, i in enumerate(order):
+            for j in order[k + 1 :]:
+                total[i, j] += v[there + 2**i + 2**j] - v[there + 2**i] - v[there + 2**j] + v[there]
+            there += 2**i
+        number += 1
+    alone = [v[2**i] - v[0] for i in range(M)]
+    return (total + total.T) / number + torch.tensor(alone, dtype=torch.float64).diag()
+
+
 def closest_quadratic_game(worth: Tensor) -> tuple[Tensor, Tensor]:
     """What features and pairs are worth in it: weighted least squares, with the ends of a very large weight."""
     rows = all_rows(M).double()
@@ -110,6 +125,21 @@ def test_faith_interactions_are_the_closest_quadratic_game(seed: int) -> None:
     found = ShapleyInteractions(model, index="FSII").attribute(ones())[0]
     assert_close(found, both + alone.diag(), rtol=1e-5, atol=1e-5)
     assert not torch.allclose(found, ShapleyInteractions(model, index="k-SII").attribute(ones())[0])
+
+
+def test_shapley_taylor_interactions_are_means_over_orders() -> None:
+    worth, model = table(1)
+    found = ShapleyInteractions(model, index="STII").attribute(ones())[0]
+    assert_close(found, taylor(worth))
+    assert not torch.allclose(found, ShapleyInteractions(model).attribute(ones())[0])
+
+
+def test_what_many_do_together_is_shared_by_their_pairs() -> None:
+    """A product of four has six pairs, and is nothing to each alone."""
+    found = ShapleyInteractions(lambda x: x[:, :4].prod(1), index="STII").attribute(ones(5))[0]
+    known = torch.zeros(5, 5, dtype=torch.float64)
+    known[:4, :4] = (1 - torch.eye(4)) / 6
+    assert_close(found, known)
 
 
 def test_three_that_are_needed_share_their_interaction() -> None:
@@ -187,15 +217,20 @@ def test_estimates_have_no_bias_and_intervals_hold(index: str, budget: int) -> N
     values = torch.stack([r.values[0] for r in runs])
     errors = torch.stack([r.standard_error[0] for r in runs])
     z = (values.mean(0) - known) / (values.std(0) / seeds**0.5)
-    assert z.abs().max() < 4.5
     inside = (values - known).abs() < runs[0].provenance["interval_95"] * errors
+    assert z[off(m)].abs().max() < 4.5
     assert 0.9 <= inside[:, off(m)].double().mean() <= 0.99
-    assert 0.9 <= inside[:, ~off(m)].double().mean() <= 0.99
+    if index == "STII":  # what each adds to none is evaluated
+        assert_close(values[:, ~off(m)], known.diagonal().expand(seeds, m))
+        assert errors[:, ~off(m)].max() == 0
+    else:
+        assert z[~off(m)].abs().max() < 4.5
+        assert 0.9 <= inside[:, ~off(m)].double().mean() <= 0.99
     assert_close(values, values.mT, rtol=0, atol=0)
     if budget == 100:
         return
     # Other weights would be seen.
-    other = ShapleyInteractions(model, index="k-SII" if index == "FSII" else "FSII").attribute(ones(m))[0]
+    other = ShapleyInteractions(model, index="STII" if index == "FSII" else "FSII").attribute(ones(m))[0]
     assert ((values.mean(0) - other) / (values.std(0) / seeds**0.5))[off(m)].abs().max() > 4.5
 
 
@@ -209,10 +244,49 @@ def test_sampling_is_exact_where_the_game_is_quadratic() -> None:
     assert few.standard_error.max() > 0.1
 
 
+def test_a_budget_pays_what_each_adds_to_none() -> None:
+    model = rough(20)
+    assert ShapleyInteractions(model, index="STII", budget=38).explain(ones(20)).provenance["evaluations"] <= 38
+    with pytest.raises(TorchwhyError, match="budget=37 is too small for 20 features: the least that works is 38"):
+        ShapleyInteractions(model, index="STII", budget=37).attribute(ones(20))
+
+
+@pytest.mark.parametrize("index", NAMES)
+def test_it_stops_when_all_cells_are_settled(index: str) -> None:
+    found = ShapleyInteractions(rough(14), index=index, stop_at="se<0.15").explain(ones(14))
+    assert found.standard_error.max() <= 0.15
+    assert found.evidence[0].status == ("pass",)
+    assert found.provenance["evaluations"] < 8000
+    less = ShapleyInteractions(rough(14), index=index, stop_at="se<0.15", budget=200).explain(ones(14))
+    assert less.evidence[0].status == ("warn",)
+    assert less.provenance["stopped_because"] == "the budget was spent"
+
+
+def test_it_stops_when_the_largest_interactions_are_told_from_the_others() -> None:
+    """What features do alone, here far more, is not ranked."""
+
+    def model(x: Tensor) -> Tensor:
+        small = 0.2 * torch.sin(3 * x @ torch.linspace(0.1, 1, 20, dtype=torch.float64))
+        return 50 * x[:, 7] + 3 * x[:, 0] * x[:, 1] - 2 * x[:, 2] * x[:, 3] + small
+
+    found = ShapleyInteractions(model, top_k=2).explain(ones(20))
+    largest = found.values[0].triu(1).abs().flatten().topk(2).indices
+    assert sorted(largest.tolist()) == [1, 2 * 20 + 3]
+    assert found.provenance["stopped_because"] == "the 2 largest interactions are told from the others"
+    assert found.provenance["evaluations"] < 20_000
+    more = ShapleyInteractions(model, top_k=3, budget=300).explain(ones(20))
+    assert more.evidence[0].status == ("warn",)
+
+
+def test_a_model_that_draws_random_numbers_is_told() -> None:
+    with pytest.raises(TorchwhyError, match="functional dropout left on"):
+        ShapleyInteractions(lambda x: dropout(x, 0.5).sum(1), index="STII").attribute(ones())
+
+
 def test_the_diagonal_is_what_shapley_values_are() -> None:
     model = rough(14)
     found = ShapleyInteractions(model, index="SII", budget=300, seed=3).explain(ones(14))
-    known = ShapleyValues(model, budget=300, seed=3).explain(ones(14))
+    known = ShapleyValues(model, budget=300, seed=3, gradients=False).explain(ones(14))
     assert_close(found.values[0].diagonal(), known.values[0])
     assert_close(found.standard_error[0].diagonal(), known.standard_error[0])
     assert found.provenance["evaluations"] == known.provenance["evaluations"]
@@ -249,7 +323,9 @@ def test_noise_keeps_the_form() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"index": "STII"}, "index is .*'FSII'.*, not 'STII'"),
+        ({"index": "BII"}, "index is .*'FSII'.*, not 'BII'"),
+        ({"top_k": 0}, "top_k is a whole number of at least 1"),
+        ({"stop_at": "0.1"}, "stop_at bounds the standard error"),
         ({"budget": 0}, "budget is a whole number of at least 1"),
         ({"budget": 17}, "budget=17 is too small for 20 features: the least that works is 18"),
         ({"fill": "grey"}, "there is no fill 'grey'"),

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from torchwhy import TorchwhyError
 from torchwhy.core.problem import Problem
 from torchwhy.core.tensors import Tensors
+from torchwhy.engines.fills import Noise
 from torchwhy.engines.game import Game, Groups
 from torchwhy.engines.noise import draws
 from torchwhy.methods.lime import Lime
@@ -87,6 +88,20 @@ def test_groups_get_one_weight() -> None:
     found = Lime(linear, surrogate="linear", feature_mask=mask).attribute(X)
     known = torch.stack([(WEIGHTS * X)[:, :2].sum(1), (WEIGHTS * X)[:, 2:].sum(1)], 1)[:, mask]
     assert_close(found, known, rtol=1e-9, atol=1e-9)
+
+
+def test_a_budget_counts_the_draws() -> None:
+    def evaluations(**options: object) -> int:
+        x = torch.ones(1, 20, dtype=torch.float64)
+        return Lime(lambda z: z.sum(1), **options).explain(x).provenance["evaluations"]
+
+    assert evaluations() == 1000
+    assert (
+        evaluations(budget=80) == evaluations(budget=80, n_samples=300) == evaluations(budget=300, n_samples=80) == 80
+    )
+    assert evaluations(budget=80, fill=Noise(n_draws=3)) == 78
+    with pytest.raises(TorchwhyError, match=r"budget=5 is too small: the least that works is 6"):
+        evaluations(budget=5, fill=Noise(n_draws=3))
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import dropout
 from torch.testing import assert_close
 
 from torchwhy import TorchwhyError
+from torchwhy.engines.fills import Marginal
 from torchwhy.engines.surrogate import all_rows, banzhaf_from_all, shapley_from_all
 from torchwhy.methods.owen import OwenSampling
+from torchwhy.methods.shapley import ShapleyValues
 
 M = 8
 
@@ -88,10 +91,55 @@ def test_a_feature_that_never_matters_gets_nothing() -> None:
 def test_what_is_told() -> None:
     _, model = game()
     found = OwenSampling(model, n_nodes=3, n_samples=4).explain(ones())
-    assert found.provenance["evaluations"] == 3 * 4 * (M + 1)
+    assert 3 * 4 * (M + 1) / 2 < found.provenance["evaluations"] <= 3 * 4 * (M + 1) + 1  # each coalition once
     assert not found.provenance["exact"]
     alone = OwenSampling(model, n_nodes=3, n_samples=3).explain(ones())
     assert alone.standard_error is None  # one sample with its complements has no spread
+
+
+def test_a_budget_of_samples() -> None:
+    _, model = game()
+    each = 3 * (M + 1)
+    found = OwenSampling(model, n_nodes=3, budget=7 * each).explain(ones())
+    assert torch.equal(found.values, OwenSampling(model, n_nodes=3, n_samples=6).attribute(ones()))
+    assert found.provenance["evaluations"] <= 7 * each
+    fewer = OwenSampling(model, n_nodes=3, n_samples=4, budget=7 * each).attribute(ones())
+    assert torch.equal(fewer, OwenSampling(model, n_nodes=3, n_samples=4).attribute(ones()))
+    one = OwenSampling(model, n_nodes=3, budget=each + 1).explain(ones())
+    assert one.standard_error is None
+    assert "interval_95" not in one.provenance
+    with pytest.raises(TorchwhyError, match=f"budget={each} is too small for 8 features: the least that works is 28"):
+        OwenSampling(model, n_nodes=3, budget=each).attribute(ones())
+    with pytest.raises(TorchwhyError, match="the least that works is 109"):  # two samples and their complements
+        OwenSampling(model, n_nodes=3, budget=each + 1, stop_at="se<1").attribute(ones())
+
+
+@pytest.mark.parametrize("m", [1, 2])
+def test_one_and_two_features(m: int) -> None:
+    worth, model = game(m)
+    found = OwenSampling(model).explain(ones(m))
+    assert_close(found.values.sum(), worth[-1] - worth[0])
+    assert found.provenance["evaluations"] <= 2**m
+    assert m == 1 or found.standard_error.max() < 1e-12
+
+
+def test_a_fill_that_draws_is_paid_for_each_draw() -> None:
+    data = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def model(x: Tensor) -> Tensor:
+        return (x[:, 0] * x[:, 1] + x[:, 2]).tanh()
+
+    found = OwenSampling(model, fill=Marginal(data), budget=6 * (1 + 5 * 5 * 8), seed=1).explain(ones(4))
+    assert found.provenance["evaluations"] <= 6 * 201
+    known = ShapleyValues(model, fill=Marginal(data)).attribute(ones(4))
+    assert ((found.values - known).abs() < 5 * found.standard_error + 1e-12).all()
+    with pytest.raises(TorchwhyError, match="the least that works is 156"):
+        OwenSampling(model, fill=Marginal(data), budget=155).attribute(ones(4))
+
+
+def test_a_model_that_draws_random_numbers_is_told() -> None:
+    with pytest.raises(TorchwhyError, match=r"gave example 0 the score .*functional dropout left on"):
+        OwenSampling(lambda x: dropout(x, 0.5).sum(1)).attribute(ones())
 
 
 def test_groups_play_as_one() -> None:

@@ -9,12 +9,13 @@ import pytest
 import torch
 from scipy.cluster.hierarchy import linkage
 from torch import Tensor
+from torch.nn.functional import dropout
 from torch.testing import assert_close
 
 from torchwhy import TorchwhyError
 from torchwhy.core.tensors import Tensors
 from torchwhy.engines.game import Groups
-from torchwhy.engines.masks import channels
+from torchwhy.engines.masks import KEPT, channels
 from torchwhy.methods.partition import PartitionShap, Tree, _halves, _places, correlated
 from torchwhy.methods.shapley import ShapleyValues
 
@@ -193,6 +194,123 @@ def test_each_example_may_have_features_of_its_own() -> None:
     for budget in (None, 20):
         found = PartitionShap(lambda z: z @ weights, feature_mask=mask, budget=budget).attribute(ones(4).repeat(2, 1))
         assert_close(found, double([[3, 3, 7, 7], [1, 2, 3, 4]]))
+
+
+# -- interrupts ----------------------------------------------------------------------------------------------
+
+
+class Impatient:
+    """A game whose user presses Ctrl-C at a chosen pass."""
+
+    def __init__(self, m: int) -> None:
+        _, self.model = game(4, m)
+        self.calls, self.stop = 0, -1
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        if self.calls == self.stop:
+            raise KeyboardInterrupt
+        return self.model((x > 0.5) & (x < 1.5)) + self.model(x > 1.5)
+
+
+def examples(m: int) -> Tensor:
+    return torch.cat([ones(m), 2 * ones(m), torch.where(torch.arange(m) % 2 == 0, 1.0, 2.0).double()[None]])
+
+
+@pytest.mark.parametrize("budget", [None, 150])  # all is opened; each example opens what is its own
+def test_an_interrupt_is_the_end_of_the_budget(budget: int | None) -> None:
+    m = 9
+    x, whole = examples(m), PartitionShap(Impatient(m), budget=budget).explain(examples(m))
+    model = Impatient(m)
+    model.stop = 24
+    method = PartitionShap(model, budget=budget, batch_size=8)
+    part = method.explain(x)
+    assert part.memories is not None
+    done, planned = part.provenance["evaluations"], whole.provenance["evaluations"]
+    assert 10 < done < planned
+    assert not part.provenance["exact"]
+    assert part.evidence[0].name == "completion"
+    assert f"stopped by hand after {done} of " in part.evidence[0].reason[0]
+    assert_close(part.values.sum(1), whole.values.sum(1))
+    assert not torch.allclose(part.values, whole.values)
+    assert (part.values.std(1) > 0).all()  # every example has opened something
+    before = model.calls
+    rest = method.explain(x, resume=part)
+    assert torch.equal(rest.values, whole.values)
+    assert rest.memories is None
+    assert rest.provenance["evaluations"] == planned
+    assert rest.provenance["forward_rows"] <= whole.provenance["forward_rows"] - 3 * (done - 32)
+    assert model.calls > before
+
+
+def test_parts_that_were_evaluated_before_an_interrupt_are_opened() -> None:
+    """What is left of a step is as if the budget had ended there."""
+    m = 9
+    model = Impatient(m)
+    model.stop = 8
+    part = PartitionShap(model, batch_size=4).explain(ones(m))
+    done = part.provenance["evaluations"]
+    assert done % 4 != 2  # in the middle of a step
+    assert_close(part.values, PartitionShap(Impatient(m), budget=done).attribute(ones(m)))
+
+
+def test_a_long_way_is_gone_in_several_pieces() -> None:
+    m = 9
+    model, x = Impatient(m), examples(m)
+    method = PartitionShap(model, budget=120, batch_size=8)
+    model.stop = 15
+    found = method.explain(x)
+    for _ in range(20):
+        if found.memories is None:
+            break
+        model.stop = model.calls + 12
+        found = method.explain(x, resume=found)
+    assert found.memories is None
+    assert torch.equal(found.values, PartitionShap(Impatient(m), budget=120).attribute(x))
+
+
+@pytest.mark.parametrize("budget", [None, 150])
+def test_other_features_are_not_gone_on_with(budget: int | None) -> None:
+    model = Impatient(9)
+    model.stop = 24
+    method = PartitionShap(model, budget=budget, batch_size=8)
+    part = method.explain(examples(9))
+    with pytest.raises(TorchwhyError, match="the features, the fill or the seed changed"):
+        method.explain(examples(9), resume=part, feature_mask=torch.arange(9) // 2)
+
+
+def test_before_anything_is_known_an_interrupt_ends() -> None:
+    model = Impatient(9)
+    model.stop = 3
+    with pytest.raises(KeyboardInterrupt):
+        PartitionShap(model, batch_size=1).explain(ones(9))
+
+
+def test_several_targets_open_what_is_theirs() -> None:
+    m = 9
+    first, second = game(1, m)[1], game(2, m)[1]
+
+    def model(x: Tensor) -> Tensor:
+        return torch.stack([first(x), second(x)], 1)
+
+    each = PartitionShap(model, budget=60).explain_each(ones(m))
+    for found, alone in zip(each, (first, second), strict=True):
+        assert_close(found.values, PartitionShap(alone, budget=60).attribute(ones(m)))
+
+
+def test_a_model_that_draws_random_numbers_is_told() -> None:
+    for budget in (None, 40):
+        with pytest.raises(TorchwhyError, match="functional dropout left on"):
+            PartitionShap(lambda x: dropout(x, 0.5).sum(1), budget=budget).attribute(ones(9))
+
+
+@pytest.mark.parametrize("budget", [None, 20])
+def test_what_is_kept_has_no_part_in_it(budget: int | None) -> None:
+    weights, mask = double([1, 2, 3, 4]), torch.tensor([[0, KEPT, 1, 2], [KEPT, 0, 1, 2]])
+    for given in (mask[0], mask):
+        method = PartitionShap(lambda z: z @ weights, feature_mask=given, budget=budget)
+        found = method.attribute(ones(4).repeat(2, 1))
+        assert_close(found, (weights * (given != KEPT)).expand(2, 4))
 
 
 @pytest.mark.parametrize(

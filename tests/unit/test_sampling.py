@@ -9,18 +9,27 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import dropout
 from torch.testing import assert_close
 
 from torchwhy import Explanation, Method, TorchwhyError
+from torchwhy.core.errors import Unfinished
+from torchwhy.engines.pairwise import interactions_from_all
 from torchwhy.engines.surrogate import Estimate, all_rows, banzhaf_from_all, draw_pairs, shapley_from_all
+from torchwhy.methods import sampling
 from torchwhy.methods.ablation import FeatureAblation
 from torchwhy.methods.banzhaf import Banzhaf
+from torchwhy.methods.hsic import HSICAttribution
+from torchwhy.methods.interactions import INDICES, ShapleyInteractions
 from torchwhy.methods.kernel_shap import KernelShap
 from torchwhy.methods.lime import Lime
 from torchwhy.methods.noise_tunnel import NoiseTunnel
+from torchwhy.methods.owen import OwenSampling
+from torchwhy.methods.permutation import FeaturePermutation
 from torchwhy.methods.rise import RISE
 from torchwhy.methods.sampling import Rule
 from torchwhy.methods.shapley import ShapleyValues, ShapleyValueSampling
+from torchwhy.methods.sobol import SobolAttribution
 
 M = 14
 
@@ -55,7 +64,12 @@ SAMPLED: dict[str, Callable[..., Method]] = {
     "KernelShap": lambda net, **more: KernelShap(net, batch_size=16, **{"n_samples": 300} | more),
     "Banzhaf": lambda net, **more: Banzhaf(net, batch_size=16, **{"budget": 300} | more),
     "Lime": lambda net, **more: Lime(net, batch_size=16, **{"n_samples": 300} | more),
+    "OwenSampling": lambda net, **more: OwenSampling(net, batch_size=16, **{"n_nodes": 1, "n_samples": 20} | more),
+    "HSICAttribution": lambda net, **more: HSICAttribution(net, batch_size=16, **{"n_samples": 300} | more),
+    "k-SII": lambda net, **more: ShapleyInteractions(net, batch_size=16, **{"budget": 300} | more),
+    "STII": lambda net, **more: ShapleyInteractions(net, batch_size=16, **{"budget": 300, "index": "STII"} | more),
     "RISE": lambda net, **more: RISE(net, batch_size=16, **{"n_samples": 300} | more),
+    "Sobol": lambda net, **more: SobolAttribution(net, batch_size=16, **{"n_samples": 2} | more),
 }
 
 
@@ -92,8 +106,8 @@ def test_an_interrupted_explanation_goes_on(name: str) -> None:
     rest = SAMPLED[name](net).explain(point(), resume=first)
     assert torch.equal(rest.values, full.values)
     assert rest.memories is None
-    saved = full.provenance["forward_rows"] - rest.provenance["forward_rows"]
-    assert saved >= 2 * first.provenance["evaluations"]  # for two examples
+    paid, again = (e.provenance["forward_rows"] + 2 * e.provenance["backward_rows"] for e in (full, rest))
+    assert paid - again >= 2 * first.provenance["evaluations"]  # for two examples
     assert rest.provenance["evaluations"] == full.provenance["evaluations"]
 
 
@@ -113,17 +127,21 @@ def test_an_explanation_may_be_interrupted_several_times() -> None:
 @pytest.mark.parametrize("name", SAMPLED)
 def test_what_is_left_holds_what_it_says(name: str) -> None:
     """Estimates from the part that was evaluated have no bias."""
-    if name in ("Lime", "RISE"):
+    if name in ("Lime", "RISE", "Sobol", "HSICAttribution"):
         pytest.skip("has no known values")
     scores = Net().eval()(all_rows(M).double()).detach()[:, None]
-    known = (banzhaf_from_all if name == "Banzhaf" else shapley_from_all)(scores)[:, 0]
+    cells = torch.ones(M, M).triu(1) > 0
+    if name in INDICES:
+        known = interactions_from_all(scores, INDICES[name])[cells][:, 0]
+    else:
+        known = (banzhaf_from_all if name == "Banzhaf" else shapley_from_all)(scores)[:, 0]
     runs = []
     for seed in range(30):
         net = Net()
         net.stop_at = 14
         runs.append(SAMPLED[name](net, seed=seed).explain(point()[:1]))
-    values = torch.stack([r.values[0] for r in runs])
-    errors = torch.stack([r.standard_error[0] for r in runs])
+    shown = [(r.values[0], r.standard_error[0]) for r in runs]
+    values, errors = map(torch.stack, zip(*([t[cells] if t.ndim > 1 else t for t in r] for r in shown), strict=True))
     z = (values.mean(0) - known) / (values.std(0) / 30**0.5)
     assert z.abs().max() < 4.5
     inside = (values - known).abs() < errors * torch.tensor([[r.provenance["interval_95"]] for r in runs])
@@ -160,6 +178,51 @@ def test_what_is_exact_or_goes_around_ends(method: Callable[[Net], Method]) -> N
     net.stop_at = 6
     with pytest.raises(KeyboardInterrupt):
         method(net).explain(point())
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        lambda net: ShapleyValues(net, batch_size=16),
+        lambda net: ShapleyInteractions(net, index="STII", batch_size=16),
+        lambda net: FeatureAblation(net, batch_size=2),
+        lambda net: FeaturePermutation(net, batch_size=2),
+        lambda net: OwenSampling(net, batch_size=2),
+    ],
+    ids=["exact", "interactions", "ablation", "permutation", "few"],
+)
+def test_what_has_nothing_to_show_yet_goes_on(method: Callable[[Net], Method]) -> None:
+    base = torch.zeros(1, M).double()
+    full = method(Net()).explain(point(), base)
+    net = Net()
+    net.stop_at = 9
+    with pytest.raises(
+        Unfinished, match="has nothing to show yet: explain again with this interrupt as resume="
+    ) as one:
+        method(net).explain(point(), base)
+    net.stop_at = net.calls + 5
+    with pytest.raises(KeyboardInterrupt) as two:
+        method(net).explain(point(), base, resume=one.value)
+    assert isinstance(two.value, Unfinished)
+    found = method(net).explain(point(), base, resume=two.value)
+    assert torch.equal(found.values, full.values)
+    assert found.memories is None
+    assert found.provenance["forward_rows"] < full.provenance["forward_rows"]
+    with pytest.raises(TorchwhyError, match="the inputs, baselines or arguments changed"):
+        method(net).explain(2 * point(), base, resume=two.value)
+
+
+def test_rows_too_many_to_be_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are checked as others are, and an interrupt leaves an estimate, but nothing to go on with."""
+    full = SAMPLED["OwenSampling"](Net()).explain(point())
+    monkeypatch.setattr(sampling, "REMEMBERED", 0)
+    assert_close(SAMPLED["OwenSampling"](Net()).explain(point()).values, full.values)
+    net, found = interrupted("OwenSampling", 14)
+    assert found.evidence[0].name == "completion"
+    assert (found.standard_error.mean(1) > full.standard_error.mean(1)).all()
+    assert_close(SAMPLED["OwenSampling"](net).explain(point(), resume=found).values, full.values)
+    with pytest.raises(TorchwhyError, match="functional dropout left on"):
+        OwenSampling(lambda x: dropout(x, 0.5).sum(1)).attribute(point())
 
 
 def test_a_second_interrupt_always_ends() -> None:
@@ -269,6 +332,7 @@ RULES: dict[str, Callable[..., Method]] = {
     "ShapleyValueSampling": ShapleyValueSampling,
     "KernelShap": KernelShap,
     "Banzhaf": Banzhaf,
+    "OwenSampling": lambda net, **more: OwenSampling(net, n_nodes=1, **more),
 }
 
 

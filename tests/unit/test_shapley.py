@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import combinations, permutations
 
 import pytest
@@ -14,15 +15,15 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from torchwhy import TorchwhyError
+from torchwhy.engines.process import Kernel, Product, Waves, solve
+from torchwhy.engines.spread import student
 from torchwhy.engines.surrogate import (
     all_rows,
     banzhaf_from_all,
     draw_pairs,
     shapley_from_all,
-    solve,
     solve_banzhaf,
     solve_kernel,
-    student,
 )
 from torchwhy.methods.banzhaf import Banzhaf
 from torchwhy.methods.kernel_shap import KernelShap
@@ -240,6 +241,7 @@ def rough(m: int) -> Callable[[Tensor], Tensor]:
 
 ESTIMATORS = {
     "ShapleyValues": lambda model, seed: ShapleyValues(model, budget=150, seed=seed),
+    "ShapleyValues without gradients": lambda model, seed: ShapleyValues(model, budget=150, seed=seed, gradients=False),
     "ShapleyValues, few": lambda model, seed: ShapleyValues(model, budget=60, seed=seed),
     "KernelShap": lambda model, seed: KernelShap(model, n_samples=150, seed=seed),
     "ShapleyValueSampling": lambda model, seed: ShapleyValueSampling(model, n_samples=16, seed=seed),
@@ -355,14 +357,112 @@ def test_what_is_told() -> None:
     assert exact.verdict.status == "pass"
     drawn = ShapleyValues(rough(12), budget=201).explain(ones(12))
     assert not drawn.provenance["exact"]
-    assert drawn.provenance["evaluations"] == 200  # pairs come in twos
-    assert drawn.provenance["forward_rows"] == 201
+    assert drawn.provenance["evaluations"] == 201  # 180 coalitions and 7 gradients
+    assert drawn.provenance["forward_rows"] == 1 + 180 + 7
+    assert drawn.provenance["backward_rows"] == 7
     assert drawn.evidence[0].name == "sampling error"
 
 
 def test_rows_are_not_evaluated_twice() -> None:
     found = ShapleyValueSampling(rough(3), n_samples=50).explain(ones(3))
     assert found.provenance["evaluations"] == 8
+
+
+# -- derivatives ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "part", [Product(torch.linspace(0.1, 1, 7).double()), Waves(torch.linspace(-2, 3, 35).double().sin().view(5, 7))]
+)
+def test_shapley_values_of_covariances(part: Product | Waves) -> None:
+    """Those of the functions of signs that a process is made of, against all coalitions."""
+    kernel = Kernel(((0.7, part),))
+    signs = all_rows(7).double() * 2 - 1
+    x = signs[[3, 41, 100]]
+    tight(kernel.solved(x), shapley_from_all(kernel(signs, x)).T)
+    assert (kernel.solved(x) - Kernel().solved(x)).abs().max() > 0.01
+
+
+def ridges(m: int) -> Callable[[Tensor], Tensor]:
+    """A function of two directions, neither of which is a feature."""
+    first = torch.randn(m, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    return lambda x: (1.2 * x @ first / m**0.5).sin().prod(1) + (2 * x @ first[:, 0] / m**0.5).tanh()
+
+
+@pytest.mark.parametrize("budget", [120, 400])
+def test_derivatives_make_the_error_smaller(budget: int) -> None:
+    m = 14
+    model = ridges(m)
+    known = shapley_from_all(model(all_rows(m).double())[:, None])[:, 0]
+
+    def run(*, gradients: bool) -> tuple[float, float]:
+        made = [ShapleyValues(model, budget=budget, seed=s, gradients=gradients).explain(ones(m)) for s in range(10)]
+        paid = {e.provenance["evaluations"] for e in made}
+        assert paid <= {budget, budget - 1}
+        return float((torch.cat([e.values for e in made]) - known).norm()), made[0].provenance["backward_rows"]
+
+    (with_them, some), (without, none) = run(gradients=True), run(gradients=False)
+    assert with_them < 0.7 * without
+    assert some > 0 == none
+
+
+def test_a_gradient_counts_as_three_evaluations() -> None:
+    found = ShapleyValues(rough(20), budget=500).explain(torch.rand(3, 20).double())
+    made = found.provenance["backward_rows"] / 3
+    assert made == 11
+    assert found.provenance["evaluations"] == found.provenance["forward_rows"] / 3 - 1 - made + 3 * made
+    assert found.provenance["evaluations"] in (499, 500)
+
+
+def test_derivatives_of_groups() -> None:
+    """A model of the sums of groups: groups in two tensors play as the single features do."""
+    m, ids = 14, torch.arange(28) // 2
+    model = ridges(m)
+    x = torch.rand(2, 28, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def summed(*parts: Tensor) -> Tensor:
+        return model(torch.cat(parts, 1).unflatten(1, (m, 2)).sum(2))
+
+    alone = ShapleyValues(model, budget=150).attribute(x.unflatten(1, (m, 2)).sum(2))
+    grouped = ShapleyValues(summed, budget=150, feature_mask=(ids[:9], ids[9:])).attribute((x[:, :9], x[:, 9:]))
+    places = torch.cat(grouped, 1)
+    assert_close(places[:, ::2], alone, rtol=1e-6, atol=1e-8)
+    tight(places[:, ::2], places[:, 1::2])
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [lambda y: y.detach(), lambda y: torch.from_numpy(y.detach().numpy()), lambda y: y.round(decimals=3)],
+    ids=["detached", "numpy", "flat"],
+)
+def test_what_has_no_derivative_is_done_without(hidden: Callable[[Tensor], Tensor]) -> None:
+    model = rough(12)
+    found = ShapleyValues(lambda x: hidden(model(x)), budget=150).explain(ones(12))
+    known = shapley_from_all(hidden(model(all_rows(12).double()))[:, None])[:, 0]
+    assert ((found.values[0] - known).abs() < 5 * found.standard_error[0]).all()
+    assert found.provenance["evaluations"] <= 150
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_threads_are_given_back(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    seen = []
+
+    def watched(self: Kernel, x: Tensor) -> Tensor:
+        seen.append(torch.get_num_threads())
+        if fails:
+            raise KeyboardInterrupt
+        return 2 * x / x.shape[1]
+
+    monkeypatch.setattr(Kernel, "solved", watched)
+    torch.set_num_threads(3)
+    try:
+        with nullcontext() if not fails else pytest.raises(KeyboardInterrupt):
+            ShapleyValues(rough(12), budget=100).attribute(ones(12))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {1}
 
 
 # -- pairs ---------------------------------------------------------------------------------------------------

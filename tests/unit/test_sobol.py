@@ -8,10 +8,17 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import dropout
 from torch.testing import assert_close
 
 from torchwhy import TorchwhyError
-from torchwhy.methods.sobol import SobolAttribution
+from torchwhy.core.problem import Problem
+from torchwhy.core.tensors import Tensors
+from torchwhy.engines.fills import Gaussian, Marginal, Noise
+from torchwhy.engines.game import Groups
+from torchwhy.engines.masks import KEPT
+from torchwhy.engines.soft import SoftGame
+from torchwhy.methods.sobol import Designs, SobolAttribution
 
 
 def double(numbers: object) -> Tensor:
@@ -125,6 +132,78 @@ def test_cells_that_matter_are_found() -> None:
     )
     assert (found[0, 0, :2, :2] > 0.9).all()
     assert (found[0, 0, 2:, :2] == 0).all()
+
+
+BACKGROUND = torch.randn(5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def test_a_linear_model_has_a_closed_form_with_a_background() -> None:
+    """What a cell is above its mean over the background is what fades."""
+    weights, x = double([1, 2, 0, -4]), double([[1, -1, 2, 0.5], [0.3, 2, 1, 1]])
+    moved = (weights * (x - BACKGROUND.mean(0))) ** 2
+    known = moved / moved.sum(1, keepdim=True)
+    found = SobolAttribution(linear, fill=Marginal(BACKGROUND), n_samples=256).explain(x)
+    assert ((found.values - known).abs() <= 4.5 * found.standard_error + 1e-9).all()
+    assert found.standard_error.max() < 0.01
+    assert found.provenance["evaluations"] == (8 * 256 * 6 + 1) * 5
+    assert ((SobolAttribution(linear, n_samples=256).attribute(x) - known).abs() > 0.05).any()
+
+
+def test_what_depends_on_what_is_present_looks_at_the_larger_half() -> None:
+    """Masks are made by hand for a conditional Gaussian, whose absent values are drawn in pairs."""
+    x, fill = torch.randn(2, 4, generator=torch.Generator().manual_seed(1)).double(), Gaussian(BACKGROUND, n_draws=2)
+
+    def model(z: Tensor) -> Tensor:
+        return z.prod(1) + z[:, 0]
+
+    p = Problem(model, Tensors([x]))
+    masks = Designs(Groups(p.point), 4, seed=0)
+    ks = torch.arange(masks.each)
+    found = SoftGame(p, masks, fill, "").evaluate(masks.rows(slice(0, masks.each)))
+    m = masks.degrees(ks)
+    bound = fill.bind(p, lambda rows: Tensors([rows[:, None]]))
+    scores = []
+    for draw in (0, 1):
+        other = bound.at(slice(0, 2), m >= 0.5, torch.full_like(ks, draw)).parts[0]
+        scores.append(model((m[:, None] * x + (1 - m[:, None]) * other).flatten(0, 1)).view(-1, 2))
+    assert_close(found, (scores[0] + scores[1]) / 2)
+    assert not torch.allclose(scores[0], scores[1])
+
+
+def test_what_is_kept_is_not_faded() -> None:
+    mask = torch.tensor([0, 1, KEPT, KEPT])
+    found = SobolAttribution(linear, feature_mask=mask, n_samples=256).attribute(ones(4))
+    assert_close(found, double([[0.2, 0.8, 0, 0]]), atol=0.01, rtol=0)
+
+
+def test_a_budget_pays_replicates() -> None:
+    def evaluations(**options: object) -> int:
+        return SobolAttribution(linear, **options).explain(ones(4)).provenance["evaluations"]
+
+    assert evaluations() == 8 * 96 + 1
+    assert evaluations(budget=300) == 3 * 96 + 1
+    assert evaluations(budget=300, n_replicates=2) == 2 * 96 + 1
+    assert evaluations(budget=600, fill=Noise(n_draws=2)) == (3 * 96 + 1) * 2
+    with pytest.raises(TorchwhyError, match=r"budget=96 is too small for 4 features: the least that works is 97"):
+        evaluations(budget=96)
+
+
+def test_it_stops_when_it_is_settled() -> None:
+    found = SobolAttribution(ishigami, stop_at="se<0.03").explain(ones(3))
+    assert (found.standard_error < 0.03).all()
+    assert found.evidence[0].status == ("pass",)
+    assert found.provenance["evaluations"] < 20_000
+    top = SobolAttribution(linear, top_k=1).explain(ones(4))
+    assert top.values[0].argmax() == 3
+    assert top.evidence[0].status == ("pass",)
+    few = SobolAttribution(ishigami, stop_at="se<0.001", budget=500).explain(ones(3))
+    assert few.evidence[0].status == ("warn",)
+    assert few.provenance["evaluations"] <= 500
+
+
+def test_a_model_that_draws_random_numbers_is_told() -> None:
+    with pytest.raises(TorchwhyError, match="it draws random numbers"):
+        SobolAttribution(lambda z: dropout(z, 0.5).sum(1)).attribute(ones(20))
 
 
 def test_one_replicate_has_no_error() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 
 class TorchwhyError(ValueError):
@@ -25,6 +26,21 @@ class MissingExtraError(TorchwhyError, ImportError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f'this needs {package}; install it with: pip install "torchwhy[{extra}]"')
+
+
+class Unfinished(KeyboardInterrupt):
+    """The user has interrupted an explanation of which nothing can be shown yet.
+
+    Attributes:
+        method: that was at work.
+        at: the place that is explained, None for the input.
+        target: what is explained, for people.
+        memories: what was evaluated, with which ``explain(..., resume=)`` goes on.
+    """
+
+    def __init__(self, method: str, at: str | None, target: tuple[str, ...], memories: dict[Any, Any]) -> None:
+        super().__init__(f"{method} has nothing to show yet: explain again with this interrupt as resume= to go on")
+        self.method, self.at, self.target, self.memories = method, at, target, memories
 
 
 def closest(name: str, known: Iterable[str]) -> str:

@@ -21,6 +21,9 @@ Status: TypeAlias = Literal["pass", "warn", "unknown"]
 COMPLETENESS_LIMIT = 0.05  # of the change of the score
 CONVERGENCE_LIMIT = 0.05  # of the attribution, by which it may still change
 NOISE_LIMIT = 0.25  # of the attribution's norm, that may be sampling error
+AGREEMENT = 1e-5  # of the largest value, below which draws do not differ
+MOST_SPREAD = 0.8  # of the score
+FEW_ROWS = 5  # that make it are too few to tell of others
 PRECISION_LIMIT = 0.02  # of the gradient's norm, that may be rounding
 
 # Checks by what a warning of theirs means, the worst first: nothing was explained, not the decision of a trained model
@@ -202,14 +205,69 @@ def convergence(change: Tensor, tolerance: float | None = None, reached: Tensor 
     return Check.of("convergence", "Would more steps change the picture?", change, judge)
 
 
-def sampling(values: Tensors, standard_error: Tensors) -> Check:
-    """How much of the attribution could be chance? (B,) norm of the standard errors over norm of the values."""
-    signal, noise = (torch.linalg.vector_norm(t.flat().double(), dim=1) for t in (values, standard_error))
+@dataclass(frozen=True)
+class Sample:
+    """From what standard errors come.
+
+    Attributes:
+        draws: how many there are.
+        rows: evaluations in all of them.
+        few: (B,) the least number of rows that make up most of the spread of the score; 0 where all score the same.
+    """
+
+    draws: int
+    rows: int
+    few: Tensor
+
+    @staticmethod
+    def of(scores: Tensor) -> Sample:
+        """Of scores (draws, rows in each, B).
+
+        >>> Sample.of(torch.tensor([0.0, 0, 9, 0, 1, 0]).view(3, 2, 1)).few  # a single one
+        tensor([1])
+        """
+        rows = scores.flatten(0, 1).double()
+        squares = ((rows - rows.mean(0)) ** 2).sort(dim=0, descending=True).values
+        few = 1 + (squares.cumsum(0) < MOST_SPREAD * squares.sum(0)).sum(0)
+        return Sample(len(scores), len(rows), few * (rows != rows[0]).any(0))
+
+
+def unseen(draws: int) -> float:
+    """How likely may something be that was not in so many draws, at 95 %? About three in as many.
+
+    >>> round(unseen(300), 4)
+    0.0099
+    """
+    return 1 - math.pow(0.05, 1 / draws)
+
+
+def sampling(values: Tensors, standard_error: Tensors, sample: Sample | None = None) -> Check:
+    """How much of the attribution could be chance? (B,) norm of the standard errors over norm of the values.
+
+    Where the sample is known, an error that it cannot show does not pass: all draws agree, or few rows make the spread.
+    """
+    flat, errors = values.flat(), standard_error.flat().double()
+    signal, noise = (torch.linalg.vector_norm(t.double(), dim=1) for t in (flat, errors))
     share = torch.where(signal > 0, noise / signal.clamp_min(torch.finfo(torch.float64).tiny), noise.sign())
+    agreed = errors.abs().amax(1) <= AGREEMENT * flat.abs().amax(1).double()
 
     def judge(part: float, i: int) -> tuple[Status, str]:
+        few = FEW_ROWS if sample is None else int(sample.few[i])
+        if sample is not None and (agreed[i] or not few):
+            return "unknown", (
+                f"all {sample.draws} draws agree, so that no sampling error is seen: what happens in up to "
+                f"{percent(unseen(sample.draws))} of all may have been missed"
+            )
         told = f"sampling error is {percent(part)} of the attribution"
-        return ("pass", told) if part <= NOISE_LIMIT else ("warn", f"{told}: draw more samples")
+        rare = sample is not None and few < FEW_ROWS and sample.rows > FEW_ROWS * few
+        if sample is not None and rare:
+            told += (
+                f", and more if rows were missed of the kind of the {few} of {sample.rows} that make "
+                f"{percent(MOST_SPREAD)} of the score's spread"
+            )
+        if part > NOISE_LIMIT:
+            return "warn", f"{told}: draw more samples"
+        return ("unknown" if rare else "pass"), told
 
     return Check.of("sampling error", "How much of this is chance?", share, judge)
 

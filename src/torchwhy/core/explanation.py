@@ -18,7 +18,7 @@ from torchwhy.core.errors import TorchwhyError
 from torchwhy.core.evidence import Check, Verdict, against, by_weight, verdict
 from torchwhy.core.files import write_atomically
 from torchwhy.core.guard import module_of
-from torchwhy.core.tensors import TensorOrTensors
+from torchwhy.core.tensors import TensorOrTensors, as_tensors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Form: TypeAlias = Literal["elements", "map", "pairs"]  # of values: see `torchwhy.registry.Info`
 
 FORMAT = 1
+NORMAL_95 = 1.959964  # half the width of a 95 % interval in standard errors, where these are known well
 _TENSORS = ("values", "inputs", "standard_error")
 
 
@@ -45,7 +46,7 @@ class Explanation:
         evidence: the checks made.
         provenance: seed, dtype, device, evaluations, seconds, versions, model and its fingerprint.
         output: the model's output for the inputs, (B, classes), where it has this form and was seen.
-        standard_error: of the values, for sampling methods.
+        standard_error: of the values, for sampling methods; see `interval`.
         signed: positive values raise the score and negative ones lower it; otherwise values are sizes.
         classes: names of the outputs, if known.
         form: what a value belongs to, an element, a place of a map, or a pair of features.
@@ -137,6 +138,31 @@ class Explanation:
             which = f" (example {found[0]}, and {len(found)} of {len(self)} in all)" if len(self) > 1 else ""
             told.append(f"{reason[:1].upper()}{reason[1:]}{which}.")
         return tuple(told)
+
+    def interval(self) -> tuple[TensorOrTensors, TensorOrTensors]:
+        """The lower and upper ends of a 95 % interval for each value, in the form of the values.
+
+        They lie as many standard errors from the value as the record holds under ``interval_95``: more where there were
+        few draws. They are for one value at a time, and tell of chance alone; where all draws agree, chance is not seen
+        and both ends are the value, of which the evidence says "unknown".
+
+        Raises:
+            TorchwhyError: the method gives no standard error.
+
+        >>> x = torch.ones(1, 2)
+        >>> record = {"interval_95": 2.0}
+        >>> e = Explanation(x, x, torch.ones(1), ("0",), "RISE", standard_error=x / 4, provenance=record)
+        >>> e.interval()
+        (tensor([[0.5000, 0.5000]]), tensor([[1.5000, 1.5000]]))
+        """
+        if self.standard_error is None:
+            raise TorchwhyError(
+                f"an interval needs standard errors, and {self.method} gave none: take a method that samples, such as "
+                f"ShapleyValues, with more samples than one"
+            )
+        values, was_tuple = as_tensors(self.values)
+        half = as_tensors(self.standard_error)[0] * self.provenance.get("interval_95", NORMAL_95)
+        return (values - half).unwrap(was_tuple), (values + half).unwrap(was_tuple)
 
     def target_name(self, index: int = 0) -> str:
         """The target of an example, with the class's name where it is known."""

@@ -7,7 +7,7 @@ what a pass runs, and what is done where memory does not suffice for it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -89,6 +89,10 @@ class Done:
     @staticmethod
     def cat(parts: Sequence[Done]) -> Done:
         """What several passes have shown, row after row."""
+        if len(parts) == 1:  # copies, since a model may write its next output into the same memory
+            one = parts[0]
+            output = None if one.output is None else one.output.clone()
+            return Done(one.scores.clone(), one.gradients, one.held, output, one.target, one.every)
 
         def join(pieces: list[Any]) -> Any:
             if pieces[0] is None:
@@ -153,6 +157,7 @@ class Passes:
         self._asked: Asked | None = None
         self._shared = Shared(progress or Progress())
         self._layout: list[list[int]] = []  # how many tensors each call of each place at the site holds
+        self._meter: Meter | None = None  # of a pass that is measured
         self._by_pixel = False  # in a pass on images that lie in memory pixel by pixel
         self._plain = False  # the model's output is known to be a tensor
         self._shortcuts: dict[bool, Shortcut | None] = {}  # with and without gradients, once looked for
@@ -167,6 +172,15 @@ class Passes:
     def cost(self) -> Cost:
         """Rows evaluated so far, by this problem and those made from it."""
         return self._shared.cost
+
+    def count_in(self, cost: Cost) -> None:
+        """From now on rows are counted there, by this problem and those made from it later."""
+        self._shared = replace(self._shared, cost=cost)
+
+    @property
+    def target_site(self) -> Site | None:
+        """The layer that the target lies in; None for a target in the model's output."""
+        return self._target_site
 
     @property
     def progress(self) -> Progress:
@@ -203,6 +217,8 @@ class Passes:
 
     def _extra(self, rows: Tensor) -> Arguments:
         """The further arguments for some rows: tensors that belong to the examples follow them, all are copies."""
+        if not self.extra:
+            return self.extra
 
         def part(a: Any, follows: bool) -> Any:
             return a[rows.to(a.device)] if follows else a.clone() if isinstance(a, Tensor) else a
@@ -246,8 +262,12 @@ class Passes:
         try:
             if not self._many or limits or self.batch_size is not None:
                 return self._watched(z, rows, gradients)
-            with Meter(gradients=gradients) as meter:
+            meter, around = Meter(gradients=gradients), self._meter
+            self._meter = meter
+            try:
                 done = self._watched(z, rows, gradients)
+            finally:
+                self._meter = around
             limits.update(meter.limits(len(rows), self.inputs.device))
         except torch.OutOfMemoryError:
             if len(rows) == 1:
@@ -338,7 +358,7 @@ class Passes:
             if self._by_pixel:
                 given = [a for a in tree_leaves(extra) if isinstance(a, Tensor)]
                 watch = stack.enter_context(ByPixel(module_of(self.model), [*args, *given]))
-            with suppress(Stop):
+            with self._meter or nullcontext(), suppress(Stop):
                 output = call(self.model, args, extra)
         self.cost.forward += len(rows)
         if seen is not None:
@@ -368,7 +388,7 @@ class Passes:
     def _forward_behind(self, short: Shortcut, z: Tensors, rows: Tensor, gradients: bool) -> Seen:
         """The same, running only what stands behind the site."""
         leaves = z.map(self._leaf) if gradients else z
-        with torch.set_grad_enabled(gradients):
+        with torch.set_grad_enabled(gradients), self._meter or nullcontext():
             output = short(leaves, rows)
         self.cost.forward += len(rows)
         return Seen(output, leaves, z.map(torch.Tensor.detach))

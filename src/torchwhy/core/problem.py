@@ -37,7 +37,8 @@ Points: TypeAlias = Callable[[slice, slice], Tensors]
 class Sweep:
     """One pass of a sweep: scores (K, B) and gradients (K, B, ...) of points ``ks`` for ``examples``.
 
-    ``every`` (T, K, B) has the scores of all the targets that are asked about together.
+    ``every`` (T, K, B) has the scores of all the targets that are asked about together, ``output`` (K, B, classes) what
+    the model gave, where it is of that form.
     """
 
     examples: slice
@@ -45,6 +46,7 @@ class Sweep:
     scores: Tensor
     gradients: Tensors | None
     every: Tensor
+    output: Tensor | None = None
 
 
 class Problem(Passes):
@@ -237,7 +239,8 @@ class Problem(Passes):
                     done = self._evaluate(points(es, ks).merge(), examples.repeat(copies), gradients)
                     slopes = None if done.gradients is None else done.gradients.split(copies)
                     every = done.every.unflatten(1, (copies, width))
-                    yield Sweep(es, ks, done.scores.unflatten(0, (copies, width)), slopes, every)
+                    output = None if done.output is None else done.output.unflatten(0, (copies, width))
+                    yield Sweep(es, ks, done.scores.unflatten(0, (copies, width)), slopes, every, output)
                     advance(copies * width)
                     k = ks.stop
                 first = es.stop
@@ -298,6 +301,27 @@ class Problem(Passes):
         found: Tensor = self.memories[key][self.number]
         return found
 
+    def check_again(self, again: Tensor | None = None) -> None:
+        """The point has the score it had before.
+
+        Args:
+            again: scores (B,) of the point, as found among other rows; None evaluates it once more.
+
+        Raises:
+            TorchwhyError: it has another one.
+        """
+        before = self.scores
+        if again is None:
+            again = self.recall("again", lambda: self.every_score(lambda es, ks: self.point[es][None]))[0]
+        gap = (again - before).abs()
+        bad = gap > torch.finfo(before.dtype).eps ** 0.5 * before.abs().clamp_min(1)
+        if bad.any():
+            i = int(bad.nonzero()[0])
+            raise TorchwhyError(
+                f"the model gave example {i} the score {before[i]:.6g} and then {again[i]:.6g}: it draws random "
+                f"numbers (functional dropout left on?) or mixes the rows of a batch: no change can be told from chance"
+            )
+
     def rows_scores(self, z: Tensors, rows: Tensor) -> Tensor:
         """``f`` of rows (N, ...) in one batch, row ``n`` with the target and extra arguments of ``rows[n]``."""
         return self.every_row_score(z, rows)[self.number]
@@ -317,6 +341,9 @@ class Problem(Passes):
         part._target = self.target.select(examples)
         part._point, part._base = self.point[examples], self.base[examples]
         part._scores = self.scores[examples]
+        part._output = None if self._output is None else self._output[examples]
+        if self._baselines is not None and not self._baseline_set:
+            part._baselines = self._input_baselines()[examples].parts
         part._shortcuts = {}
         return part
 
@@ -372,9 +399,18 @@ class Problem(Passes):
             part._asked = Asked(asked, number)
         return parts
 
-    def elsewhere(self, at: At) -> Problem:
-        """The same question asked at a layer, or at the input."""
+    def elsewhere(self, at: At, **compared: Any) -> Problem:
+        """The same question asked at a layer, or at the input.
+
+        Args:
+            at: the place, as for a `Problem`.
+            compared: of ``baselines``, ``baseline_set``, ``zero_at_site`` and ``precision`` those that are others.
+        """
         part = self._copy()
+        for name in ("baselines", "baseline_set", "zero_at_site"):
+            setattr(part, f"_{name}", compared.pop(name, getattr(self, f"_{name}")))
+        part.precision = compared.pop("precision", self.precision)
+        assert not compared, f"a problem has no {', '.join(compared)}"
         part.site = None if at is None else whole_place(self.model, at)
         part._point = self.inputs if at is None else None
         part._base = part._layer_baselines = None
@@ -382,12 +418,17 @@ class Problem(Passes):
         part._shortcuts = {}
         return part
 
-    def put_to(self, model: Any) -> Problem:
-        """The same question put to a copy of the model, whose weights may be others."""
+    def put_to(self, model: Any, *, alike: bool = True) -> Problem:
+        """The same question put to a copy of the model, whose weights may be others, or to one that is not ``alike``.
+
+        What was measured of memory holds for one that is.
+        """
         self.target  # noqa: B018  is resolved for the model itself
         part = self._copy()
         part.model = bare(model)
         part._shared = replace(self._shared, behind={})
+        if not alike:
+            part._shared = replace(part._shared, limits={}, channels_last=None)
         part._point = self.inputs if self.site is None else None
         part._base = None
         part._scores = part._output = None

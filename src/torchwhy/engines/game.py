@@ -114,6 +114,14 @@ class Groups(Features):
 
         return self.ids.map(each)
 
+    def totals(self, values: Tensors, es: slice) -> Tensor:
+        """The sums over the elements of each feature of values (K, examples, ...), (K, examples, M)."""
+        out = torch.zeros(*values.parts[0].shape[:2], self.count + self.kept, dtype=torch.float64)
+        for v, ids in zip(values, self.ids, strict=True):
+            mine = (ids if len(ids) == 1 else ids[es]).cpu().expand(v.shape[1:]).flatten(1)
+            out.scatter_add_(2, mine.expand(len(v), -1, -1), v.double().cpu().flatten(2))
+        return out[:, :, : self.count]
+
     def key(self) -> Hashable:
         return tuple((tuple(i.shape), blake2b(i.cpu().contiguous().numpy().tobytes()).digest()) for i in self.ids)
 
@@ -217,7 +225,7 @@ class Game:
         self.bound = fill.bind(p, features.mask)
         self._key = None if p.memories is None else (features.key(), fill)
         self._memory = p.memory(self._key, lambda: Memory(p.scores.new_empty(0, p.together, p.size)))
-        self.evaluations = len(self._memory.where) * self.draws
+        self.evaluations = len(self._memory.scores) * self.draws
         self.recomputed = 1.0  # the share of the work of whole passes that was done
 
     @property
@@ -232,8 +240,16 @@ class Game:
 
         Raises:
             TorchwhyError: the rows cost more than `max_evals` allows.
+            Interrupted: as for `evaluate`.
         """
-        return torch.cat(list(self._parts(rows, count, what)))[:, self.p.number]
+        found: list[Tensor] = []
+        try:
+            found.extend(scores[:, self.p.number] for scores in self._parts(rows, count, what))
+        except KeyboardInterrupt:
+            if not (self.p.partial and found):
+                raise
+            raise Interrupted(torch.cat(found)) from None
+        return torch.cat(found)
 
     def _parts(self, rows: Rows, count: int, what: str) -> Iterator[Tensor]:
         """Scores (K, T, B) of some rows after the other, about a pass at a time."""
@@ -265,12 +281,21 @@ class Game:
             present = present[number // draws - first].to(p.point.device)
             absent = self.bound.at(es, present, number % draws)
 
-            def fill(t: Tensor, other: Tensor, mask: Tensor) -> Tensor:
-                return torch.where(mask if mask.shape[1] == 1 else mask[:, es], t[es], other)
-
-            return p.point.map(fill, absent, self.features.mask(present))
+            return self.filled(es, present, absent)
 
         return points
+
+    def filled(self, es: slice, present: Tensor, absent: Tensors) -> Tensors:
+        """Points (K, examples, ...) of rows (K, M), with ``absent`` where something is absent."""
+
+        def fill(t: Tensor, other: Tensor, mask: Tensor) -> Tensor:
+            return torch.where(mask if mask.shape[1] == 1 else mask[:, es], t[es], other)
+
+        return self.p.point.map(fill, absent, self.features.mask(present))
+
+    def told(self, row: Tensor) -> str:
+        """What a row (M,) shows, for people."""
+        return f"{int((~row).sum())} of {self.features.count} features are absent"
 
     def evaluate(self, present: Tensor, what: str = "removing features") -> Tensor:
         """Scores (K, B) of rows (K, M), each of which is evaluated at most once.
@@ -305,32 +330,23 @@ class Game:
         for number, key in enumerate(self._keys(present)):
             if key not in memory.where:
                 fresh.setdefault(key, number)
-        if not fresh:
-            return
-        new, keys, start = present[list(fresh.values())], list(fresh), 0
+        if fresh:
+            self._take_in(present[list(fresh.values())], list(fresh), what)
+
+    def _take_in(self, new: Tensor, keys: Sequence[bytes], what: str) -> None:
+        """Evaluate new rows, the first of all of which is the point itself."""
+        memory, start = self._memory, 0
         for scores in self._parts(lambda ks: new[ks], len(new), what):
             if not scores.isfinite().all():
                 row, t, i = (~scores.isfinite()).nonzero()[0].tolist()
                 raise TorchwhyError(
-                    f"the score of example {i} is {scores[row, t, i].item()} where {int((~new[start + row]).sum())} of "
-                    f"{self.features.count} features are absent: fill them with something else"
+                    f"the score of example {i} is {scores[row, t, i].item()} where {self.told(new[start + row])}: "
+                    f"fill them with something else"
                 )
             memory.add(keys[start : start + len(scores)], scores)
-            if len(memory.where) == len(scores):
-                self._check(memory.scores[0, self.p.number])
+            if len(memory.scores) == len(scores):
+                self.p.check_again(memory.scores[0, self.p.number])
             start += len(scores)
-
-    def _check(self, again: Tensor) -> None:
-        """The point has the score it had before."""
-        before = self.p.scores
-        gap = (again - before).abs()
-        bad = gap > torch.finfo(before.dtype).eps ** 0.5 * before.abs().clamp_min(1)
-        if bad.any():
-            i = int(bad.nonzero()[0])
-            raise TorchwhyError(
-                f"the model gave example {i} the score {before[i]:.6g} and then {again[i]:.6g}: it draws random "
-                f"numbers (functional dropout left on?) or mixes the rows of a batch: no change can be told from chance"
-            )
 
     def one_absent(self, quicker: Callable[[Game], Tensor | None] | None = None) -> Tensor:
         """How much the score falls when one feature is absent, (M, B).
@@ -342,10 +358,14 @@ class Game:
         """
         m = self.features.count
 
+        parts = self.p.memory((self._key, "parts"), list[Tensor])
+        known = sum(map(len, parts))  # rows that were evaluated before an interrupt
+
         def rows(ks: slice) -> Tensor:
-            present = torch.ones(ks.stop - ks.start, m, dtype=torch.bool)
-            absent = torch.arange(ks.start, min(ks.stop, m))
-            present[absent - ks.start, absent] = False
+            start, stop = known + ks.start, known + ks.stop
+            present = torch.ones(stop - start, m, dtype=torch.bool)
+            absent = torch.arange(start, min(stop, m))
+            present[absent - start, absent] = False
             return present
 
         def all_scores() -> Tensor:
@@ -354,9 +374,10 @@ class Game:
                 return found
             # Last the point itself, which needs none of several draws.
             once = self.draws == 1
-            scores = torch.cat(list(self._parts(rows, m + once, "removing features")))
-            again = scores[m, self.p.number] if once else self.p.scores_at(lambda es, ks: self.p.point[es][None])[0]
-            self._check(again)
+            if known < m + once:
+                parts.extend(self._parts(rows, m + once - known, "removing features"))
+            scores = torch.cat(parts)
+            self.p.check_again(scores[m, self.p.number] if once else None)
             return scores[:m].movedim(1, 0)
 
         return self.p.scores - self.p.recall((self._key, "one absent"), all_scores)

@@ -14,7 +14,6 @@ is its error.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -23,16 +22,11 @@ import torch
 from torch import Tensor
 
 from torchwhy.engines.noise import draws
+from torchwhy.engines.spread import error_of_sum
 
 STREAM = 30  # of the random pairs
 POOLED = 8  # sizes with fewer pairs share an estimate of the variance
-USUAL = 4  # pairs for which the mean variance of all features stands in that of one
-MOST_CENTERS = 1536  # of a process, whose cost grows with their cube
-MOST_TRIED = 384  # pairs on which its parameters are chosen
 MOST_FEATURES = 1024  # beyond which interactions are left to sampling
-MOST_NODES = 48
-AT_ONCE = 1024  # pairs that are no centers, whose covariances are made at a time
-JITTER = 1e-6
 
 
 @dataclass
@@ -102,12 +96,13 @@ class Pairs:
     def standard_error(self, y: Tensor) -> Tensor:
         """The standard error (M,) of ``y.sum(0)``, for y (n, M) what every pair adds to each Shapley value.
 
-        A feature that is in few pairs has a small spread by luck, but errors of the usual size. Where few pairs are
-        most of the spread it has fewer degrees of freedom than `freedom`, for which the standard error is widened.
+        A feature that is in few pairs, or in few of those that make up the spread, has a small spread by luck, but
+        errors of the usual size. Where few pairs are most of the spread it has fewer degrees of freedom than `freedom`,
+        for which the standard error is widened.
         """
         live = self.left > 0
-        own, held = self.variance(y), live.double() @ self.rows.double()
-        return _usual(own, held).sqrt() * _widened((self.left * (y**2).sum(1))[live], self.freedom)
+        squares = (self.left * (y**2).sum(1))[live]
+        return error_of_sum(self.variance(y), live.double() @ self.rows.double(), squares, self.freedom)
 
     @property
     def freedom(self) -> int:
@@ -226,33 +221,6 @@ class Estimate:
     freedom: int
 
 
-def error_of_mean(samples: Tensor) -> Tensor:
-    """The standard error (M, B) of the mean of independent samples (n, M, B), as `Pairs.standard_error` has it."""
-    freedom = len(samples) - 1
-    away = (samples - samples.mean(0)).double() ** 2
-    own = away.sum(0) / (freedom * len(samples))
-    wide = [_widened(squares, freedom) for squares in away.sum(1).T]
-    return _usual(own, own.new_full((len(own), 1), freedom)).sqrt() * own.new_tensor(wide)
-
-
-def _usual(own: Tensor, held: Tensor) -> Tensor:
-    """Variances (M, ...), each estimated from so many samples, drawn towards their mean."""
-    return (held * own + USUAL * own.mean(0)) / (held + USUAL)
-
-
-def _widened(squares: Tensor, freedom: int) -> float:
-    """By how much longer a 95 % interval is than with ``freedom``, from the squares (n,) that a variance is the sum of.
-
-    Their kurtosis says how many degrees of freedom it has: 2 n / (kurtosis - 1), by Satterthwaite.
-    """
-    if not squares.any():
-        return 1.0
-    squares = squares / squares.max()
-    kurtosis = float((len(squares) + 2) * (squares**2).sum() / squares.sum() ** 2)
-    known = max(2.0, 2 * len(squares) / max(kurtosis - 1, 1e-6))
-    return student(min(freedom, known)) / student(freedom)
-
-
 def solve_kernel(pairs: Pairs, odd: Tensor, change: Tensor) -> Estimate:
     r"""The additive game closest to the sampled one under the Shapley kernel: KernelSHAP.
 
@@ -264,46 +232,12 @@ def solve_kernel(pairs: Pairs, odd: Tensor, change: Tensor) -> Estimate:
         odd: u (n, B).
         change: ``v(N) - v(0)`` (B,).
     """
-    values, rest, pull = _regression(pairs, odd, change)
+    values, rest, pull = regression(pairs, odd, change)
     error = torch.stack([pairs.standard_error(pull * r[:, None]) for r in rest.T], 1)
     return Estimate(values, error, max(1, pairs.freedom - len(values)))
 
 
-def solve(pairs: Pairs, odd: Tensor, change: Tensor) -> Estimate:
-    """Shapley values by a Gaussian process through the pairs, and what it leaves over by sampling.
-
-    Args:
-        pairs: some pairs.
-        odd: u (n, B).
-        change: ``v(N) - v(0)`` (B,).
-
-    Every pair is judged by the process through all others, so that the estimate is unbiased and its standard error
-    takes in how badly the process predicts, and how far the process follows that pair.
-    """
-    values, errors = [], []
-    for phi, y in judged(pairs, odd, change):
-        values.append(phi)
-        errors.append(pairs.standard_error(y))
-    return Estimate(torch.stack(values, 1), torch.stack(errors, 1), pairs.freedom)
-
-
-def judged(pairs: Pairs, odd: Tensor, change: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each example the values (M,) of `solve`, and what the chance of every pair has added to them (n, M)."""
-    contributions = pairs.contributions()
-    weights = (contributions**2).sum(1)
-    additive = _regression(pairs, odd, change) if len(pairs) >= pairs.rows.shape[1] + POOLED else None
-    for b, (u, d) in enumerate(zip(odd.T, change, strict=True)):
-        phi, rest, y = _process(pairs, u, d, contributions)
-        if additive is not None and weights @ additive[1][:, b] ** 2 <= weights @ rest**2:
-            # Nothing but the additive part is to be seen: the regression is then exact, or as good as it gets.
-            phi, rest = additive[0][:, b], additive[1][:, b]
-            y = additive[2] * rest[:, None]
-        else:
-            phi = phi + rest @ contributions
-        yield phi + (d - phi.sum()) / len(phi), y
-
-
-def _regression(pairs: Pairs, odd: Tensor, change: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def regression(pairs: Pairs, odd: Tensor, change: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of `solve_kernel`: values (M, B), what each pair misses a fit without it by (n, B), and its pull (n, M)."""
     x = pairs.signs / 2
     h, m = pairs.size, x.shape[1]
@@ -317,125 +251,6 @@ def _regression(pairs: Pairs, odd: Tensor, change: Tensor) -> tuple[Tensor, Tens
     return values, rest, pull
 
 
-def _process(pairs: Pairs, u: Tensor, change: Tensor, contributions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Shapley values (M,) of a process through u, and what is left over at each pair (n,).
-
-    The process is additive plus an odd product kernel, in which features that matter more are further apart. Last, by
-    how much the process through all others misses each pair, times what a unit of it adds to the estimate (n, M).
-    """
-    n, m = pairs.rows.shape
-    order = torch.randperm(n, generator=draws(0, STREAM + 1))
-    center = torch.zeros(n, dtype=torch.bool)
-    center[order[:MOST_CENTERS]] = True
-    every = pairs.signs
-    weights = (contributions**2).sum(1)
-    importance = torch.linalg.lstsq(every, u[:, None], driver="gelsd").solution[:, 0].abs()
-    scale = importance.mean()
-    if scale == 0:
-        return torch.zeros_like(importance), u, contributions * u[:, None]
-    # In coarse steps, so that roundings of the score do not change the process.
-    importance = 2 ** ((4 * (importance / scale + 0.05).log2()).round() / 4)
-
-    def with_whole(part: Tensor) -> tuple[Tensor, Tensor]:
-        """The signs and values of some pairs, and of the whole, which is known."""
-        return torch.cat([every[part], every.new_ones(1, m)]), torch.cat([u[part], change[None] / 2])
-
-    best = (math.inf, torch.zeros(m), 0.0)
-    if m <= MOST_FEATURES:
-        few = order[:MOST_TRIED]
-        x, y = with_whole(few)
-        # Parameters of their own for all features would fit fewer pairs than that whatever these are.
-        for power in (0, 1) if n >= m + POOLED else (0,):
-            for spread in (1, 3, 10, 30):
-                rates = importance**power
-                rates = rates * (spread / rates.sum())
-                best = min(best, (_left_out(x, y, rates, 0.3, weights[few]), rates, 0.3), key=lambda b: b[0])
-        for amplitude in (0.03, 3.0):
-            score = _left_out(x, y, best[1], amplitude, weights[few])
-            best = min(best, (score, best[1], amplitude), key=lambda b: b[0])
-    _, rates, amplitude = best
-    x, y = with_whole(center)
-    root = _root(_kernel(x, x, rates, amplitude))
-    alpha, out = _missed(root, y)
-    # The mean over the pairs of the processes that judge them is the process through these values.
-    y = torch.cat([y[:-1] - out[:-1] / n, y[-1:]])
-    mean = root.T @ (root @ y)
-    missed, settled = u.clone(), u.clone()
-    missed[center] = out[:-1]
-    settled[center] -= y[:-1] - JITTER * mean[:-1]
-    # What a unit more at a pair adds: by what it leaves over, and at a center by what all others then leave over.
-    left = pairs.left[:, None]
-    adds = torch.where(center[:, None], left + (1 - left) / n, 1) * contributions
-    behind = torch.zeros(len(x), m, dtype=torch.float64)
-    for part in (~center).nonzero().flatten().split(AT_ONCE):
-        near = _kernel(every[part], x, rates, amplitude)
-        missed[part] -= near @ alpha
-        settled[part] -= near @ mean
-        behind -= near.T @ adds[part]
-    solved = root @ _solved(x, rates, amplitude)
-    pull = root.T @ solved
-    behind[:-1] += (adds[center] - pull[:-1] / n) / torch.linalg.vector_norm(root, dim=0)[:-1, None] ** 2
-    adds[center] = (pull + root.T @ (root @ behind))[:-1]
-    # A pair stands for itself, which is known, and for those of its size that were not drawn.
-    rest = pairs.left * missed + (1 - pairs.left) * settled
-    return solved.T @ (root @ y), rest, (adds - adds.mean(1, keepdim=True)) * missed[:, None]
-
-
-def _kernel(a: Tensor, b: Tensor, rates: Tensor, amplitude: float) -> Tensor:
-    """Covariances (n, k) of an odd function of signs: additive, plus interactions of all orders."""
-    if amplitude == 0:
-        return a @ b.T / a.shape[1]
-    total = rates.sum()
-    # The odd part of a product kernel, in which signs that differ cost their rate; in place, since it is large.
-    odd = ((a * (rates / 2)) @ b.T).sinh_()
-    odd *= 2 * amplitude * torch.exp(-total / 2) / (1 - torch.exp(-total))
-    return odd.addmm_(a, b.T, alpha=1 / a.shape[1])
-
-
-def _root(kernel: Tensor) -> Tensor:
-    """R, lower triangular, with R' R the inverse of the kernel."""
-    from scipy.linalg import lapack  # three times as fast as torch on one core
-
-    kernel.diagonal().add_(JITTER)
-    factor, failed = lapack.dpotrf(kernel.numpy().T, lower=0, clean=1, overwrite_a=1)
-    assert not failed, "the kernel has no negative eigenvalue"
-    return torch.from_numpy(lapack.dtrtri(factor, lower=0, overwrite_c=1)[0]).T
-
-
-def _missed(root: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The weights of the centers, and by how much a process through all others misses each."""
-    alpha = root.T @ (root @ y)
-    return alpha, alpha / torch.linalg.vector_norm(root, dim=0) ** 2
-
-
-def _left_out(x: Tensor, y: Tensor, rates: Tensor, amplitude: float, weights: Tensor) -> float:
-    """The weighted squared error at each pair of a process through the others."""
-    _, missed = _missed(_root(_kernel(x, x, rates, amplitude)), y)
-    return float((weights * missed[:-1] ** 2).sum())
-
-
-def _solved(x: Tensor, rates: Tensor, amplitude: float) -> Tensor:
-    r"""Shapley values (n, M) of the covariance with each center.
-
-    Those of a product are integrals, :math:`\int_0^1 \prod_{j \ne i} (q k_j(1) + (1 - q) k_j(-1))\,dq\,(k_i(1) -
-    k_i(-1))`.
-    """
-    m = x.shape[1]
-    solved = 2 * x / m
-    if amplitude == 0:
-        return solved
-    nodes, weights = np.polynomial.legendre.leggauss(min(m // 2 + 1, MOST_NODES))
-    apart = torch.exp(-rates)
-    for side in (1, -1):
-        there, absent = (torch.where(side * x == sign, 1.0, apart) for sign in (1, -1))
-        integral = torch.zeros_like(x)
-        for q, w in zip((nodes + 1) / 2, weights / 2, strict=True):
-            factor = q * there + (1 - q) * absent
-            integral += w * factor.log().sum(1, keepdim=True).exp() / factor
-        solved = solved + side * amplitude / (1 - torch.exp(-rates.sum())) * integral * (there - absent)
-    return solved
-
-
 def solve_banzhaf(rows: Tensor, odd: Tensor) -> Estimate:
     """The additive game closest to the sampled one, all coalitions alike: KernelBanzhaf.
 
@@ -447,7 +262,10 @@ def solve_banzhaf(rows: Tensor, odd: Tensor) -> Estimate:
     pull = x @ torch.linalg.inv(x.T @ x)
     values = pull.T @ odd
     rest = (odd - x @ values) / (1 - (pull * x).sum(1, keepdim=True)).clamp_min(1e-6)
-    return Estimate(values, (pull.T**2 @ rest**2).sqrt(), len(x) - x.shape[1])
+    freedom = len(x) - x.shape[1]
+    held = pull.new_full((x.shape[1],), freedom)
+    error = [error_of_sum(p.sum(0), held, p.sum(1), freedom) for p in ((pull * r[:, None]) ** 2 for r in rest.T)]
+    return Estimate(values, torch.stack(error, 1), freedom)
 
 
 def shapley_from_all(scores: Tensor) -> Tensor:
@@ -482,14 +300,3 @@ def all_rows(m: int, part: slice | None = None) -> Tensor:
     """All rows (2**M, M), or some of them, row ``n`` with feature i where bit i of n is set."""
     numbers = torch.arange(2**m) if part is None else torch.arange(part.start, part.stop)
     return (numbers[:, None] >> torch.arange(m)) & 1 == 1
-
-
-def student(freedom: float, outside: float = 0.05) -> float:
-    """Half the width of a 95 % interval, or of one that misses with chance ``outside``, in standard errors.
-
-    >>> round(student(10), 2), round(student(1000), 2)
-    (2.23, 1.96)
-    """
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, 1 - outside / 2))

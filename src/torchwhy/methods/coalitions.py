@@ -15,7 +15,7 @@ from torchwhy.core.tensors import Tensors
 from torchwhy.engines.fills import Fill, as_fill
 from torchwhy.engines.game import Game, Groups
 from torchwhy.engines.noise import check_seed
-from torchwhy.engines.surrogate import Estimate, all_rows, student
+from torchwhy.engines.surrogate import Estimate, all_rows
 from torchwhy.methods.base import Attribution, Method, at_least
 
 MOST_EXACT = 65_536  # evaluations, without a budget
@@ -45,24 +45,15 @@ class GameMethod(Method):
 
 
 @dataclass(kw_only=True, eq=False)
-class CoalitionMethod(GameMethod):
-    """The same, on coalitions drawn at random."""
+class BudgetedMethod(GameMethod):
+    """The same, on coalitions drawn at random, as many as a number of evaluations pays."""
 
+    budget: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_seed(self.seed)
-
-
-@dataclass(kw_only=True, eq=False)
-class BudgetedMethod(CoalitionMethod):
-    """The same, as many as a number of evaluations pays."""
-
-    budget: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
         if self.budget is not None:
             at_least("budget", self.budget, 1)
 
@@ -102,13 +93,6 @@ def all_scores(game: Game) -> Tensor:
     return torch.cat(parts)
 
 
-def halves(game: Game, smaller: Tensor) -> tuple[Tensor, Tensor]:
-    """Half the difference and half the sum of each coalition and its complement (1 + n, B), all and none first."""
-    rows = torch.cat([torch.ones_like(smaller[:1]), smaller])
-    here, there = game.evaluate(torch.cat([rows, ~rows]), "evaluating coalitions").double().cpu().chunk(2)
-    return (here - there) / 2, (here + there) / 2
-
-
 def attribution(groups: Groups, game: Game, found: Tensor | Estimate) -> Attribution:
     """Values (M, B), or an estimate of them, at the elements."""
     return placed(groups, game, found, groups.spread)
@@ -119,10 +103,8 @@ def placed(groups: Groups, game: Game, found: Tensor | Estimate, place: Callable
     details: dict[str, Any] = {"features": groups.count, "evaluations": game.evaluations}
     details["exact"] = isinstance(found, Tensor)
     if isinstance(found, Tensor):
-        values, error = found, torch.zeros_like(found)
+        values, error, freedom = found, torch.zeros_like(found), None
     else:
-        values, error = found.values, found.standard_error
-        # Half the width of a 95 % interval, in standard errors.
-        details["interval_95"] = student(found.freedom)
+        values, error, freedom = found.values, found.standard_error, found.freedom
     device = groups.point.device
-    return Attribution(place(values.to(device)), place(error.to(device)), details=details)
+    return Attribution(place(values.to(device)), place(error.to(device)), freedom=freedom, details=details)

@@ -130,8 +130,7 @@ class DeepLiftShap(_DeepLift):
                     p.point[es].map(lambda t: t[None]) - bases[ks].map(lambda t, es=es: for_examples(t, es))
                 )
             add(pieces, es.start, Moments.of(values))
-        moments = join(pieces)
-        return Attribution(moments.mean, standard_error=moments.standard_error() if bases.size > 1 else None)
+        return Attribution.mean(join(pieces))
 
     def total(self, p: Problem) -> Tensor | None:
         if not self.multiply_by_inputs:

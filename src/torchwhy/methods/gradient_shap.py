@@ -96,12 +96,9 @@ class GradientShap(Method):
             sums = Tensors([drawn.merge().per_example().unflatten(0, part.scores.shape)])
             add(pieces, part.examples.start, Moments.of(drawn))
             add(totals, part.examples.start, Moments.of(sums))
-        moments = join(pieces)
-        return Attribution(
-            moments.mean,
-            standard_error=moments.standard_error() if self.n_samples > 1 else None,
-            total_error=join(totals).standard_error().parts[0] if self.n_samples > 1 else None,
-        )
+        made = Attribution.mean(join(pieces))
+        made.total_error = join(totals).standard_error().parts[0] if self.n_samples > 1 else None
+        return made
 
     def total(self, p: Problem) -> Tensor | None:
         if not self.multiply_by_inputs:

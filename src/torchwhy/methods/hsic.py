@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pdist
 
 from torchwhy.core.problem import Problem
 from torchwhy.engines.fills import as_fill
 from torchwhy.engines.game import Game, Groups
 from torchwhy.engines.noise import draws
 from torchwhy.engines.soft import cells
+from torchwhy.engines.spread import error_of_mean
 from torchwhy.engines.surrogate import Estimate
 from torchwhy.methods.base import Attribution, at_least
-from torchwhy.methods.coalitions import CoalitionMethod, attribution
+from torchwhy.methods.sampling import SampledMethod, Units
 from torchwhy.registry import Info, register
 
 STREAM = 37
 BLOCKS = 20  # of the jackknife
+NUMBERS = 2**15  # of the kernel that are made at a time
+ROWS, MOST_ROWS = 1000, 4096  # where nothing else is asked for; the work grows with their square
 
 
 @register(
@@ -31,7 +34,7 @@ BLOCKS = 20  # of the jackknife
         "Measure",
         year=2022,
         needs="forward passes",
-        cost="n_samples forward passes",
+        cost="n_samples forward passes, or the budget",
         baselines="one",
         promises=("symmetry in expectation",),
         signed=False,
@@ -39,7 +42,7 @@ BLOCKS = 20  # of the jackknife
     )
 )
 @dataclass(kw_only=True, eq=False)
-class HSICAttribution(CoalitionMethod):
+class HSICAttribution(SampledMethod):
     r"""The dependence between a cell's presence and the score, over random rows of present cells.
 
     .. math:: \phi_i = \frac{1}{(n - 1)^2} \operatorname{tr}(K_i H L H), \qquad H = I - \tfrac1n 1 1^\top
@@ -54,7 +57,11 @@ class HSICAttribution(CoalitionMethod):
         fill: as for `torchwhy.ShapleyValues`.
         cells: of the grid in each dimension of maps (B, C, ...), which all channels share; of anything else each
             element is a cell.
-        n_samples: rows.
+        n_samples: rows; None is 1,000, or with ``budget``, ``stop_at`` or ``top_k`` as many as the budget pays.
+        budget: evaluations of the model per example, that of the point itself included. None is 4,096 with ``stop_at``
+            or ``top_k``, and else no limit. The work on n scores grows with n * n.
+        stop_at: as for `torchwhy.ShapleyValues`.
+        top_k: as for `torchwhy.ShapleyValues`.
         unbiased: the estimator of Song et al., which can be negative where there is no dependence.
         seed: of the rows, which all examples share.
 
@@ -69,13 +76,14 @@ class HSICAttribution(CoalitionMethod):
     """
 
     cells: int = 7
-    n_samples: int = 1000
+    n_samples: int | None = None
     unbiased: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least("cells", self.cells, 1)
-        at_least("n_samples", self.n_samples, 8 if self.unbiased else 4)
+        if self.n_samples is not None:
+            at_least("n_samples", self.n_samples, self._fewest)
 
     def game(self, p: Problem) -> tuple[Groups, Game]:
         groups = Groups(p.point, cells(p.point, self.cells) if self.feature_mask is None else self.feature_mask)
@@ -86,32 +94,57 @@ class HSICAttribution(CoalitionMethod):
 
     def compute(self, p: Problem) -> Attribution:
         groups, game = self.game(p)
-        rows = torch.rand(self.n_samples, groups.count, generator=draws(self.seed, STREAM)) < 0.5
-        scores = game.evaluate(rows, "evaluating rows").double().cpu()
-        signs = rows.double() * 2 - 1
-        found = [self._estimate(signs, _gaussian(f)) for f in scores.T]
-        values, errors = (torch.stack(part, 1) for part in zip(*found, strict=True))
-        return attribution(groups, game, Estimate(values, errors, self._blocks - 1))
+        paid = self.paid(game, 1, self._fewest, MOST_ROWS)
+        wanted = self.n_samples or paid or ROWS
+        count = min(wanted, paid or wanted)
+        rows = torch.rand(count, groups.count, generator=draws(self.seed, STREAM)) < 0.5
+
+        def solve(scores: Tensor) -> Estimate:
+            signs = rows[: len(scores)].double().mul_(2).sub_(1)
+            found = [self._estimate(signs, Gaussian(f)) for f in scores[:, 0].T]
+            values, errors = (torch.stack(part, 1) for part in zip(*found, strict=True))
+            return Estimate(values, errors, _blocks(len(scores)) - 1)
+
+        return self.sampled(groups, game, Units(lambda ks: rows[ks], 1, count, self._fewest, solve, in_scores=False))
 
     @property
-    def _blocks(self) -> int:
-        return max(2, min(BLOCKS, self.n_samples // 4))
+    def _fewest(self) -> int:
+        """Rows, fewer than which have no standard error."""
+        return 8 if self.unbiased else 4
 
-    def _estimate(self, signs: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
+    def _estimate(self, signs: Tensor, kernel: Tensor | Gaussian) -> tuple[Tensor, Tensor]:
         """Values (M,) and their standard errors, from what a block of rows less would change."""
-        dependence = _unbiased if self.unbiased else _biased
-        kernel = _without_diagonal(kernel) if self.unbiased else kernel
-        product, rows, every = kernel @ signs, kernel.sum(1), _Sums.of(signs, kernel)
-        block, left = torch.arange(len(signs)) % self._blocks, []
-        for k in range(self._blocks):
-            out = block == k
-            there, s = kernel[out][:, out], signs[out]
-            trace = every.trace - (s * (2 * product[out] - there @ s)).sum(0)
-            cross = every.cross - product[out].sum(0) - (rows[out] - there.sum(0)) @ s
-            total = every.total - 2 * rows[out].sum() + there.sum()
-            left.append(dependence(_Sums(every.n - len(s), every.ups - s.sum(0), trace, cross, total)))
-        error = (self._blocks - 1) / self._blocks**0.5 * torch.stack(left).std(0)
+        dependence, n, blocks = _unbiased if self.unbiased else _biased, len(signs), _blocks(len(signs))
+        own, gone = zip(*(self._block(signs, kernel, torch.arange(k, n, blocks)) for k in range(blocks)), strict=True)
+        every = reduce(_Sums.plus, own)
+        left = [dependence(every.plus(one, -1)) for one in gone]
+        # Less the same number each, the values of the jackknife, whose mean is the estimate without its bias.
+        error = error_of_mean((blocks - 1) * torch.stack(left)[:, :, None])[:, 0]
         return dependence(every), error
+
+    def _block(self, signs: Tensor, kernel: Tensor | Gaussian, out: Tensor) -> tuple[_Sums, _Sums]:
+        """What the rows ``out`` of the kernel add to the sums, and what the sums lose without these rows and columns.
+
+        Few rows of the kernel are made at a time.
+        """
+        n = len(signs)
+        own = gone = _Sums.none(signs.shape[1])
+        for part in out.split(max(1, NUMBERS // n)):
+            rows, s = kernel[part], signs[part]
+            if self.unbiased:
+                rows = rows.scatter(1, part[:, None], 0)
+            within = rows[:, out]
+            product, inner = rows @ signs, within @ signs[out]
+            across, total = product.sum(0), rows.sum()
+            own = own.plus(_Sums(len(s), s.sum(0), (s * product).sum(0), across, total))
+            trace, cross = (s * (2 * product - inner)).sum(0), across + rows.sum(1) @ s - inner.sum(0)
+            gone = gone.plus(_Sums(len(s), s.sum(0), trace, cross, 2 * total - within.sum()))
+        return own, gone
+
+
+def _blocks(rows: int) -> int:
+    """Into how many blocks the jackknife takes so many rows apart."""
+    return min(BLOCKS, max(4, rows // 4))
 
 
 class _Sums(NamedTuple):
@@ -130,6 +163,22 @@ class _Sums(NamedTuple):
     trace: Tensor
     cross: Tensor
     total: Tensor
+
+    def plus(self, other: _Sums, times: int = 1) -> _Sums:
+        """The sums of both."""
+        return _Sums(
+            self.n + times * other.n,
+            self.ups + times * other.ups,
+            self.trace + times * other.trace,
+            self.cross + times * other.cross,
+            self.total + times * other.total,
+        )
+
+    @staticmethod
+    def none(m: int) -> _Sums:
+        """Of no rows."""
+        zero = torch.zeros(m, dtype=torch.float64)
+        return _Sums(0, zero, zero, zero, zero.new_zeros(()))
 
     @staticmethod
     def of(signs: Tensor, kernel: Tensor) -> _Sums:
@@ -176,11 +225,36 @@ def _without_diagonal(kernel: Tensor) -> Tensor:
     return kernel - kernel.diagonal().diag()
 
 
-def _gaussian(scores: Tensor) -> Tensor:
-    """The kernel (n, n), as wide as the median distance between two scores, or the mean where that is 0."""
-    apart = (scores[:, None] - scores).abs()
-    distances = pdist(scores[:, None], p=1)
-    width = distances.median()
-    if width == 0:
-        width = distances.mean()
-    return torch.exp(-((apart / width.clamp_min(1e-300)) ** 2) / 2)
+class Gaussian:
+    """The kernel (n, n) of scores (n,), of which ``kernel[rows]`` are made when they are needed.
+
+    It is as wide as the median distance between two scores, or the mean where that is 0.
+
+    >>> Gaussian(torch.tensor([0.0, 3.0]))[:]
+    tensor([[1.0000, 0.6065],
+            [0.6065, 1.0000]])
+    """
+
+    def __init__(self, scores: Tensor) -> None:
+        self.scores = scores
+        self.width = _middle(scores).clamp_min(1e-300)
+
+    def __getitem__(self, rows: Tensor | slice) -> Tensor:
+        apart = self.scores[rows][:, None] - self.scores
+        return apart.div_(self.width).square_().div_(-2).exp_()
+
+
+def _middle(scores: Tensor) -> Tensor:
+    """The median distance between two of some scores, the lower one of two, or the mean distance where that is 0."""
+    x, n = scores.double().sort().values, len(scores)
+    pairs = n * (n - 1) // 2
+    # As whole numbers, positive floating-point numbers keep their order.
+    low, high = 0, int((x[-1] - x[0]).view(torch.long))
+    while low < high:
+        half = (low + high) // 2
+        apart = torch.tensor(half).view(torch.float64)
+        near = int(torch.searchsorted(x, x + apart, right=True).sum()) - n * (n + 1) // 2
+        low, high = (low, half) if 2 * near >= pairs else (half + 1, high)
+    middle = torch.tensor(low).view(torch.float64)
+    order = 2 * torch.arange(n) - (n - 1)
+    return (middle if low else (order * x).sum() / pairs).to(scores)

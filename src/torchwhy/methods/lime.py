@@ -10,13 +10,15 @@ from torch import Tensor
 
 from torchwhy.core.errors import TorchwhyError
 from torchwhy.core.problem import Problem
+from torchwhy.engines.game import Game
 from torchwhy.engines.noise import draws
 from torchwhy.methods.base import Attribution, at_least
-from torchwhy.methods.coalitions import CoalitionMethod
+from torchwhy.methods.coalitions import BudgetedMethod
 from torchwhy.methods.sampling import broken_off, evaluated
 from torchwhy.registry import Info, register
 
 Distance: TypeAlias = Literal["cosine", "hamming"]
+ROWS = 1000  # where nothing else is asked for
 
 
 @register(
@@ -26,13 +28,13 @@ Distance: TypeAlias = Literal["cosine", "hamming"]
         paper='Ribeiro, Singh, Guestrin: "Why Should I Trust You?": Explaining the Predictions of Any Classifier',
         year=2016,
         needs="forward passes",
-        cost="n_samples forward passes",
+        cost="n_samples forward passes, or the budget",
         baselines="one",
         zero_at_layer=True,
     )
 )
 @dataclass(kw_only=True, eq=False)
-class Lime(CoalitionMethod):
+class Lime(BudgetedMethod):
     r"""The weights of a linear model of which features are present, fitted near the example.
 
     .. math:: \min_{w, b} \sum_k e^{-d(z_k)^2 / \sigma^2} \left(v(z_k) - b - w \cdot z_k\right)^2 + \Omega(w)
@@ -44,7 +46,8 @@ class Lime(CoalitionMethod):
     Args:
         feature_mask: as for `torchwhy.ShapleyValues`.
         fill: as for `torchwhy.ShapleyValues`.
-        n_samples: rows.
+        n_samples: rows; None is 1,000, or with ``budget`` as many as it pays.
+        budget: evaluations of the model per example.
         distance: d from the whole example, "cosine", :math:`1 - \sqrt{|z| / M}`, or "hamming", the share that is
             absent.
         kernel_width: :math:`\sigma`.
@@ -62,7 +65,7 @@ class Lime(CoalitionMethod):
     tensor([[ 6., -1.]], dtype=torch.float64)
     """
 
-    n_samples: int = 1000
+    n_samples: int | None = None
     distance: Distance = "cosine"
     kernel_width: float = 0.25
     surrogate: Any = "ridge"
@@ -70,7 +73,8 @@ class Lime(CoalitionMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("n_samples", self.n_samples, 2)
+        if self.n_samples is not None:
+            at_least("n_samples", self.n_samples, 2)
         if self.distance not in ("cosine", "hamming"):
             raise TorchwhyError(f"distance is 'cosine' or 'hamming', not {self.distance!r}")
         for name, value, above in (("kernel_width", self.kernel_width, 0), ("alpha", self.alpha, -1e-300)):
@@ -87,7 +91,8 @@ class Lime(CoalitionMethod):
 
     def compute(self, p: Problem) -> Attribution:
         groups, game = self.game(p)
-        rows = torch.rand(self.n_samples, groups.count, generator=draws(self.seed, 33)) < 0.5
+        count = self._count(game)
+        rows = torch.rand(count, groups.count, generator=draws(self.seed, 33)) < 0.5
         rows[0] = True
         scores, complete = evaluated(game, lambda ks: rows[ks], len(rows), "evaluating rows")
         if len(scores) < 2:
@@ -103,7 +108,16 @@ class Lime(CoalitionMethod):
             fits.append(float(model.score(x, y, sample_weight=weights)))
         found = groups.spread(torch.stack(values, 1).to(p.point.device))
         made = Attribution(found, details={"features": groups.count, "evaluations": game.evaluations, "r2": fits})
-        return made if complete else broken_off(made, p.size, game.evaluations, self.n_samples * game.draws)
+        return made if complete else broken_off(made, p.size, game.evaluations, count * game.draws)
+
+    def _count(self, game: Game) -> int:
+        """How many rows."""
+        if self.budget is None:
+            return self.n_samples or ROWS
+        paid = self.budget // game.draws
+        if paid < 2:
+            raise TorchwhyError(f"budget={self.budget} is too small: the least that works is {2 * game.draws}")
+        return min(paid, self.n_samples or paid)
 
     def _weights(self, rows: Tensor) -> Tensor:
         share = rows.double().mean(1)

@@ -10,12 +10,13 @@ from torch import Tensor
 from torchwhy.core.problem import Problem
 from torchwhy.engines.game import Game
 from torchwhy.engines.noise import draws
-from torchwhy.engines.surrogate import Estimate, error_of_mean
+from torchwhy.engines.surrogate import Estimate
 from torchwhy.methods.base import Attribution, at_least
-from torchwhy.methods.coalitions import CoalitionMethod, attribution
+from torchwhy.methods.sampling import SampledMethod, Units, mean_of
 from torchwhy.registry import Info, register
 
 STREAM = 35
+SAMPLES = 10  # where nothing else is asked for
 
 
 @register(
@@ -26,14 +27,14 @@ STREAM = 35
         "Shapley Values",
         year=2021,
         needs="forward passes",
-        cost="n_nodes * n_samples forward passes per feature",
+        cost="n_nodes * n_samples forward passes per feature, or the budget",
         baselines="one",
         promises=("completeness in expectation", "symmetry in expectation", "sensitivity", "linearity"),
         zero_at_layer=True,
     )
 )
 @dataclass(kw_only=True, eq=False)
-class OwenSampling(CoalitionMethod):
+class OwenSampling(SampledMethod):
     r"""The mean over q of what a feature adds to a coalition that each other feature has joined with probability q.
 
     .. math:: \phi_i = \int_0^1 \mathbb{E}_{S \sim q} \left[v(S \cup i) - v(S \setminus i)\right] dq
@@ -45,7 +46,12 @@ class OwenSampling(CoalitionMethod):
         feature_mask: as for `torchwhy.ShapleyValues`.
         fill: as for `torchwhy.ShapleyValues`.
         n_nodes: parts of the interval.
-        n_samples: coalitions for each part.
+        n_samples: coalitions for each part; None is 10, or with ``budget``, ``stop_at`` or ``top_k`` as many as the
+            budget pays.
+        budget: evaluations of the model per example, of which a sample takes ``n_nodes`` times one more than there are
+            features. None is 65,536 with ``stop_at`` or ``top_k``, and else no limit.
+        stop_at: as for `torchwhy.ShapleyValues`.
+        top_k: as for `torchwhy.ShapleyValues`.
         antithetic: every second sample has the complements of the one before, at 1 - q.
         seed: of the coalitions, which all examples share.
 
@@ -60,49 +66,55 @@ class OwenSampling(CoalitionMethod):
     """
 
     n_nodes: int = 5
-    n_samples: int = 10
+    n_samples: int | None = None
     antithetic: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least("n_nodes", self.n_nodes, 1)
-        at_least("n_samples", self.n_samples, 1)
+        if self.n_samples is not None:
+            at_least("n_samples", self.n_samples, 1)
 
     def compute(self, p: Problem) -> Attribution:
         groups, game = self.game(p)
-        rises = self._rises(game, self._coalitions(groups.count)).unflatten(0, (self.n_samples, self.n_nodes))
-        values, step = rises.mean((0, 1)), 2 if self.antithetic else 1
-        units = self.n_samples // step
-        if units < 2:
-            details = {"features": groups.count, "evaluations": game.evaluations}
-            return Attribution(groups.spread(values), details=details)
-        # A sample without its complements has at most the spread of two with theirs.
-        means = rises[: units * step].unflatten(0, (units, step)).mean((1, 2))
-        return attribution(groups, game, Estimate(values, error_of_mean(means).to(values), units - 1))
+        return self.sampled(groups, game, self._units(groups.count, self._count(game)))
 
-    def _coalitions(self, m: int) -> Tensor:
-        """Rows (n_samples * n_nodes, M)."""
-        step = 2 if self.antithetic else 1
+    def _count(self, game: Game) -> int:
+        """How many samples."""
+        paid = self.paid(game, self.n_nodes * (game.features.count + 1), 2 * self._step if self.rule else 1)
+        if paid is None:
+            return self.n_samples or SAMPLES
+        paid = max(1, paid - paid % self._step)
+        return min(paid, self.n_samples or paid)
+
+    @property
+    def _step(self) -> int:
+        """So many samples at a time are independent of the others."""
+        return 2 if self.antithetic else 1
+
+    def _units(self, m: int, count: int) -> Units:
+        """Samples: a coalition for every node, and the same with each feature changed."""
+        coalitions = self._coalitions(m, count)
+        joined = (2.0 * coalitions - 1).unflatten(0, (count, self.n_nodes))[..., None]
+
+        def rows(ks: slice) -> Tensor:
+            k = torch.arange(ks.start, ks.stop)
+            return coalitions[k // (m + 1)] ^ (k[:, None] % (m + 1) == torch.arange(m) + 1)
+
+        def solve(scores: Tensor) -> Estimate:
+            scores = scores.unflatten(1, (self.n_nodes, m + 1))
+            rises = joined[: len(scores)] * (scores[:, :, :1] - scores[:, :, 1:])
+            return mean_of(rises.mean(1), self._step)
+
+        return Units(rows, self.n_nodes * (m + 1), count, 2 * self._step, solve)
+
+    def _coalitions(self, m: int, count: int) -> Tensor:
+        """Rows (count * n_nodes, M)."""
         samples: list[Tensor] = []
-        for k in range(-(-self.n_samples // step)):
+        for k in range(-(-count // self._step)):
             generator = draws(self.seed, STREAM, k)
             offset = torch.rand(self.n_nodes, generator=generator, dtype=torch.float64)
             q = (torch.arange(self.n_nodes) + offset) / self.n_nodes
             rows = torch.rand(self.n_nodes, m, generator=generator, dtype=torch.float64) < q[:, None]
-            samples += [rows, ~rows][:step]
-        return torch.cat(samples[: self.n_samples])
-
-    @staticmethod
-    def _rises(game: Game, coalitions: Tensor) -> Tensor:
-        """By how much the score rises when each feature joins a coalition that it is left out of, (n, M, B)."""
-        n, m = coalitions.shape
-
-        def rows(ks: slice) -> Tensor:
-            k = torch.arange(ks.start, ks.stop)
-            # The coalition itself, and with one feature changed.
-            return coalitions[k // (m + 1)] ^ (k[:, None] % (m + 1) == torch.arange(m) + 1)
-
-        scores = game.values(rows, n * (m + 1), "evaluating coalitions").double().unflatten(0, (n, m + 1))
-        joined = (2.0 * coalitions - 1)[:, :, None].to(scores)
-        rises: Tensor = joined * (scores[:, :1] - scores[:, 1:])
-        return rises
+            samples += [rows, ~rows][: self._step]
+        return torch.cat(samples[:count])

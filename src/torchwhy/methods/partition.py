@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from itertools import count
@@ -17,9 +18,10 @@ from torchwhy.core.errors import TorchwhyError
 from torchwhy.core.problem import Problem
 from torchwhy.core.tensors import Tensors
 from torchwhy.engines.fills import as_fill
-from torchwhy.engines.game import Game, Groups
+from torchwhy.engines.game import Game, Groups, Interrupted
 from torchwhy.methods.base import Attribution, at_least
 from torchwhy.methods.coalitions import GameMethod, rows_of
+from torchwhy.methods.sampling import broken_off
 from torchwhy.registry import Info, register
 
 AT_ONCE = 16  # parts that are opened together
@@ -87,7 +89,7 @@ class PartitionShap(GameMethod):
     :math:`f(x) - v(\emptyset)`.
 
     Each step opens the parts whose presence moves the score most. Where the budget does not reach the features, those
-    of a part share its value equally: the record says whether all was opened, ``exact``.
+    of a part share its value equally: the record says whether all was opened, ``exact``. An interrupt ends the budget.
 
     Args:
         feature_mask: as for `torchwhy.ShapleyValues`.
@@ -119,24 +121,26 @@ class PartitionShap(GameMethod):
         groups, game = self.game(p)
         m, rows = groups.count, rows_of(game, self.budget, "budget", least=2)
         trees = self._trees(groups)
-        if len(trees) == 1 and _affordable(trees[0], rows):
-            values, opened = _Search(game, m, trees[0], rows).values()
-            return self._found(groups, values, opened, game.evaluations)
-        columns, all_opened, evaluations = [], True, 0
-        for i in range(p.size):
-            # By itself, since every example opens other parts.
-            alone = p.select(torch.tensor([i], device=p.inputs.device))
-            game = Game(alone, _of(groups, alone.point, i), as_fill(self.fill))
-            values, opened = _Search(game, m, trees[i % len(trees)], rows).values()
-            columns.append(values)
-            all_opened &= opened
-            evaluations = max(evaluations, game.evaluations)
-        return self._found(groups, torch.cat(columns, 1), all_opened, evaluations)
+        needed = [_needed(tree, rows) for tree in trees]
+        if len(trees) == 1 and needed[0] <= rows:
+            searches = [_Search(game, m, trees[0], rows)]
+        else:  # each by itself, since every example opens other parts
+            games = [self._alone(p, groups, i) for i in range(p.size)]
+            searches = [_Search(alone, m, trees[i % len(trees)], rows) for i, alone in enumerate(games)]
+        planned = min(rows, max(needed))
+        with p.progress.task("opening parts", len(searches) * (planned - 2)) as advance:
+            complete = _open(searches, advance)
+        evaluations = max(search.game.evaluations for search in searches)
+        details = {"features": m, "evaluations": evaluations, "exact": not any(search.open for search in searches)}
+        made = Attribution(groups.spread(torch.cat([s.values() for s in searches], 1)), details=details)
+        return made if complete else broken_off(made, p.size, evaluations, planned * game.draws)
 
-    @staticmethod
-    def _found(groups: Groups, values: Tensor, opened: bool, evaluations: int) -> Attribution:
-        details = {"features": groups.count, "evaluations": evaluations, "exact": opened}
-        return Attribution(groups.spread(values), details=details)
+    def _alone(self, p: Problem, groups: Groups, i: int) -> Game:
+        """The game of one example."""
+        alone, fill = p.select(torch.tensor([i], device=p.inputs.device)), as_fill(self.fill)
+        if p.memories is not None:
+            alone.partial, alone.memories = p.partial, p.memory((groups.key(), fill, i, p.number), dict)
+        return Game(alone, _of(groups, alone.point, i), fill)
 
     def options(self) -> dict[str, Any]:
         return super().options() | {"partition": "halves" if self.partition is None else "given"}
@@ -172,30 +176,44 @@ class _Search:
         self.open: list[_Part] = []
         self._keep(tree, ends[0], 1.0, (none, everything))
 
-    def values(self) -> tuple[Tensor, bool]:
-        """Values (M, B), and whether the whole hierarchy was opened."""
-        while self.open:
-            parts = [heapq.heappop(self.open) for _ in range(min(AT_ONCE, self.left // 2, len(self.open)))]
-            if not parts:
-                break
-            self.left -= 2 * len(parts)
-            self._split(parts)
+    def values(self) -> Tensor:
+        """Values (M, B); what is not opened shares equally."""
+        total = self.total.clone()
         for part in self.open:
-            self._share(part)
-        return self.total, not self.open
+            _share(part, total)
+        return total
 
-    def _split(self, parts: Sequence[_Part]) -> None:
-        """Replace parts by their two halves, each without and with the other."""
+    def step(self) -> bool:
+        """Open a few parts, as far as the user does not interrupt; whether all of them are."""
+        parts = [heapq.heappop(self.open) for _ in range(min(AT_ONCE, self.left // 2, len(self.open)))]
+        opened = self._split(parts) if parts else 0
+        self.left -= 2 * opened
+        for part in parts[opened:]:
+            heapq.heappush(self.open, part)
+        return opened == len(parts)
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing to open, or no budget for it."""
+        return self.left < 2 or not self.open
+
+    def _split(self, parts: Sequence[_Part]) -> int:
+        """Replace parts by their two halves, each without and with the other; how many, from the first, were."""
         halves = [half for part in parts for half in part.tree.halves or ()]
         rows = torch.stack([p.context for p in parts for _ in range(2)])
         for row, half in zip(rows, halves, strict=True):
             row[half.features] = True
-        scores = self.game.evaluate(rows, "evaluating parts").double()
-        for k, part in enumerate(parts):
+        try:
+            scores = self.game.evaluate(rows, "evaluating parts").double()
+        except Interrupted as interrupt:
+            scores = interrupt.scores.double()
+        opened = len(scores) // 2
+        for k, part in enumerate(parts[:opened]):
             (one, other), (none, both) = scores[2 * k : 2 * k + 2], part.scores
             for own, beside, alone, rest in ((2 * k, 2 * k + 1, one, other), (2 * k + 1, 2 * k, other, one)):
                 self._keep(halves[own], part.context, part.weight / 2, (none, alone))
                 self._keep(halves[own], rows[beside], part.weight / 2, (rest, both))
+        return opened
 
     def _keep(self, tree: Tree, context: Tensor, weight: float, scores: tuple[Tensor, Tensor]) -> None:
         """Count a feature, and remember to open a part."""
@@ -204,25 +222,40 @@ class _Search:
         urgency = -round(8 * math.log2(moved)) if moved > 0 else math.inf
         part = _Part(urgency, next(self.numbers), tree, context, weight, scores)
         if tree.halves is None:
-            self._share(part)
+            _share(part, self.total)
         else:
             heapq.heappush(self.open, part)
 
-    def _share(self, part: _Part) -> None:
-        """Give its features what a part adds, to each the same."""
-        features = part.tree.features
-        self.total[features] += part.weight / len(features) * (part.scores[1] - part.scores[0])
+
+def _share(part: _Part, total: Tensor) -> None:
+    """Give its features what a part adds, to each the same."""
+    features = part.tree.features
+    total[features] += part.weight / len(features) * (part.scores[1] - part.scores[0])
 
 
-def _affordable(tree: Tree, rows: int) -> bool:
-    """Whether so many rows open the whole hierarchy."""
-    left, waiting = rows - 2, [(tree, 1)]
-    while waiting and left >= 0:
+def _open(searches: Sequence[_Search], advance: Callable[[int], None]) -> bool:
+    """Open what the budget pays, a few parts of every example in turn; False where the user interrupts."""
+    waiting = deque(search for search in searches if not search.done)
+    while waiting:
+        search = waiting.popleft()
+        left = search.left
+        if not search.step():
+            return False
+        advance(left - search.left)
+        if not search.done:
+            waiting.append(search)
+    return True
+
+
+def _needed(tree: Tree, most: int) -> int:
+    """How many rows open the whole hierarchy; not counted further where they are more than ``most``."""
+    rows, waiting = 2, [(tree, 1)]
+    while waiting and rows <= most:
         part, contexts = waiting.pop()
         if part.halves is not None:
-            left -= 2 * contexts
+            rows += 2 * contexts
             waiting += [(half, 2 * contexts) for half in part.halves]
-    return left >= 0
+    return rows
 
 
 def _of(groups: Groups, point: Tensors, i: int) -> Groups:
@@ -238,7 +271,8 @@ def _places(groups: Groups) -> list[Tensor]:
     examples = max(ids.shape[0] for ids in groups.ids)
     found = []
     for i in range(examples):
-        total, counts = torch.zeros(groups.count, widest + 1, dtype=torch.float64), torch.zeros(groups.count)
+        numbers = groups.count + groups.kept  # those that are kept come last
+        total, counts = torch.zeros(numbers, widest + 1, dtype=torch.float64), torch.zeros(numbers)
         for number, ids in enumerate(groups.ids):
             flat = ids[i % ids.shape[0]].cpu()
             axes = torch.meshgrid(*[torch.arange(n, dtype=torch.float64) for n in flat.shape], indexing="ij")
@@ -250,7 +284,7 @@ def _places(groups: Groups) -> list[Tensor]:
                 place[:, widest if axis == len(axes) - 1 > 0 else axis + 1] = where.flatten()
             total.index_add_(0, flat.flatten(), place)
             counts.index_add_(0, flat.flatten(), torch.ones(flat.numel()))
-        found.append(total / counts.clamp_min(1)[:, None])
+        found.append((total / counts.clamp_min(1)[:, None])[: groups.count])
     return found
 
 

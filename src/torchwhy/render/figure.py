@@ -120,7 +120,7 @@ def _draw_bars(ax: Axes, panel: Bars) -> None:
     ax.axvline(0, color="0.25", linewidth=0.8)
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.tick_params(axis="y", length=0)
-    note = "" if panel.errors is None else "\nwhiskers: one standard error"
+    note = "" if panel.errors is None else "\nwhiskers: 95 % intervals"
     ax.set_xlabel(fill(panel.caption, 40) + note, fontsize="small")
 
 

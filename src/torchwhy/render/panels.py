@@ -68,7 +68,7 @@ def panels(explanation: Explanation, index: int = 0) -> tuple[Panel, ...]:
     example = explanation[index]
     values, inputs = as_tensors(example.values)[0], as_tensors(example.inputs)[0]
     unknown = example.standard_error is None
-    errors = [None] * len(values) if unknown else as_tensors(example.standard_error)[0]
+    errors = [None] * len(values) if unknown else as_tensors(example.interval()[1])[0] - values
     single = inputs.parts[0] if len(inputs) == 1 else None
     beneath = inputs.parts if len(inputs) == len(values) else [single] * len(values)
     return tuple(

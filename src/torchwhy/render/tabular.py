@@ -18,7 +18,7 @@ class Bars:
     Attributes:
         names: of the features shown.
         values: one per name.
-        errors: their standard errors, for sampling methods.
+        errors: half the widths of their 95 % intervals, for sampling methods.
         signed: positive values raise the score, negative ones lower it; otherwise values are sizes.
         caption: what is shown and what is not.
     """
