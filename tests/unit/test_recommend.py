@@ -189,7 +189,7 @@ def test_stability_is_measured_and_belongs_to_the_front(model):
 
 
 def missed(model, method, x, **options):
-    bench = Bench(model, x, 0, None, None, None, None, Progress(False))
+    bench = Bench(model, x, None, 0, None, None, None, None, Progress(False))
     with untouched(model, x.device):
         question = bench.question(torch.arange(2))
         plant = Plant.of(bench, question, seed=0)
@@ -225,7 +225,7 @@ def test_what_saliency_misses_is_what_it_is_by_hand():
     def model(x):
         return x @ a
 
-    bench = Bench(model, x, None, None, None, None, None, Progress(False))
+    bench = Bench(model, x, None, None, None, None, None, None, Progress(False))
     with untouched(model, x.device):
         plant = Plant.of(bench, bench.question(torch.arange(3)), seed=0)
         w = plant.alone.model.parts[0].weight[0]
@@ -242,7 +242,7 @@ def test_where_no_term_can_be_planted_there_is_no_column(model):
     probability = recommend(model, x, why.Probability(0), methods=["InputXGradient"], metrics=["Deletion"])
     assert probability.contenders[0].planted is None
     with untouched(model, x.device):
-        bench = Bench(model, x, 0, None, None, None, None, Progress(False))
+        bench = Bench(model, x, None, 0, None, None, None, None, Progress(False))
         assert Plant.of(bench, bench.question(torch.arange(2)), 0) is not None
 
 
@@ -447,3 +447,113 @@ def test_the_result_is_ready_to_explain(found):
     assert found.method.explain(images(2), target=0).values.shape == (2, 1, 6, 6)
     assert Deconvolution.__name__ not in found.refused
     assert isinstance(next(c for c in found.contenders if c.name == "InputXGradient").method, InputXGradient)
+
+
+# -- at a layer ----------------------------------------------------------------------------------------------
+
+
+class Layered(nn.Module):
+    """(B, 1, 6, 6) to (B, 2): a layer of two channels, of which a patch of the second counts, saturated."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 1)
+        with torch.no_grad():
+            self.conv.weight.copy_(torch.tensor([1.0, 2.0]).view(2, 1, 1, 1))
+            self.conv.bias.zero_()
+        self.register_buffer("weights", torch.zeros(6, 6))
+        self.weights[1:3, 2:5] = torch.tensor([[3.0, 2.0, 1.5], [1.0, 2.5, 3.0]])
+
+    def forward(self, x):
+        held = self.conv(x)
+        score = (self.weights * torch.tanh(2 * held[:, 1])).sum((1, 2))
+        return torch.stack([score, 0.1 * held[:, 0].mean((1, 2))], 1)
+
+
+def test_at_a_layer_methods_are_asked_and_judged_there():
+    model = Layered()
+    names = ["FeatureAblation", "InputXGradient", "GradCAM", "Conductance"]
+    result = recommend(model, images(), 0, at="conv", methods=names, metrics=["Deletion", "MuFidelity"])
+    assert result.at == "conv"
+    assert result.as_dict()["at"] == "conv"
+    assert result.facts["at"] == "conv"
+    assert {str(c.method.at) for c in result.contenders} == {"conv"}
+    merits = {c.name: c.merit for c in result.contenders}
+    assert merits["FeatureAblation"] == pytest.approx(1, abs=1e-6)
+    assert merits["GradCAM"] < 0.9  # one value for both channels, of which one does nothing
+    assert result.method.attribute(images(2), target=0).shape == (2, 2, 6, 6)
+    assert "at conv: " in result.sentences[0]
+    assert all(c.planted is None for c in result.contenders)
+    module = recommend(model, images(), 0, at=model.conv, methods=names, metrics=["Deletion", "MuFidelity"])
+    assert module.as_dict() == result.as_dict()
+
+
+def test_maps_at_a_layer_are_judged_as_what_they_say_of_every_channel():
+    model, x = Layered(), images(4)
+    bench = Bench(model, x, "conv", 0, None, None, None, None, Progress(False))
+    with untouched(model, x.device):
+        question = bench.question(torch.arange(3))
+        given = {}
+        for method in (why.GradCAM(model), why.FeatureAblation(model)):
+            candidate = Candidate(type(method).__name__, method)
+            bench.try_out(candidate, question, 1000)
+            given[candidate.name] = bench.explain(candidate, question).parts[0]
+    assert torch.allclose(given["GradCAM"], why.GradCAM(model, at="conv").attribute(x[:3], target=0).expand(3, 2, 6, 6))
+    assert torch.allclose(given["FeatureAblation"], why.FeatureAblation(model, at="conv").attribute(x[:3], target=0))
+    assert candidate.cost == 1 + 2 * 36 or candidate.cost > 0
+
+
+def test_baselines_of_their_own_are_carried_to_the_layer():
+    model, x = Layered(), images(12)
+    base = 0.1 * images(12, seed=5)
+    bench = Bench(model, x, "conv", 0, base, None, None, None, Progress(False))
+    some = torch.tensor([7, 2])
+    with untouched(model, x.device):
+        method = why.FeatureAblation(model, at="conv")
+        found = bench.explain(Candidate("FeatureAblation", method), bench.question(some)).parts[0]
+    assert torch.allclose(found, method.attribute(x[some], base[some], target=0))
+
+
+def test_what_does_not_fit_a_layer_is_refused():
+    model = Layered()
+    elsewhere = InputXGradient(nn.Sequential(model, nn.Identity()))
+    with pytest.raises(TorchwhyError, match="compared at one layer"):
+        recommend(model, images(), 0, at=["conv"])
+    with pytest.raises(TorchwhyError, match="has no layer 'covn'"):
+        recommend(model, images(), 0, at="covn", methods=FEW)
+    other = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2)).eval()
+    found = recommend(other, images(), 0, at="0", methods=[InputXGradient(other, at="1"), Saliency(other, at="0")])
+    assert found.refused == {"InputXGradient": "it was made for 1, and the comparison is at 0"}
+    assert elsewhere.at is None
+
+
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.last = nn.Embedding(30, 8), nn.Linear(8, 3)
+
+    def forward(self, ids):
+        return self.last(torch.tanh(self.embedding(ids)).mean(1))
+
+
+@pytest.mark.parametrize("at", [None, "embedding"])
+def test_a_metric_that_cannot_be_asked_of_tokens_is_left_out_and_told(at):
+    ids = torch.randint(0, 30, (12, 7), generator=torch.Generator().manual_seed(0))
+    result = recommend(Tokens().eval(), ids, at=at, methods=["FeatureAblation", "InputXGradient"])
+    assert result.best is not None
+    assert result.stability == ()
+    assert list(result.unasked) == ["AvgSensitivity"]
+    assert any(s.startswith("AvgSensitivity cannot be asked here: noise cannot be") for s in result.sentences)
+    assert ("InputXGradient" in result.refused) == (at is None)
+    assert json.dumps(result.as_dict())
+
+
+def test_a_setting_that_is_too_small_to_run_does_not_hide_a_larger_one():
+    torch.manual_seed(0)
+    wide = nn.Sequential(nn.Linear(300, 2)).eval()
+    x = torch.randn(10, 300, generator=torch.Generator().manual_seed(0))
+    result = recommend(wide, x, 0, methods=["KernelShap", "Saliency"], metrics=["Deletion"])
+    assert result.refused == {}
+    tried = {c.told for c in result.contenders} | {s.told for s in result.screened}
+    assert any("n_samples=2048" in told or told == "KernelShap" for told in tried)

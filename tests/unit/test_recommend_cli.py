@@ -87,3 +87,12 @@ def test_what_is_wrong_is_one_line_and_exit_code_2(compare, tmp_path, args, mess
     assert err.count("\n") == 1
     assert message in err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_layer_is_named(compare):
+    options = ("--metric", "Deletion", "--budget", "8000", "--examples", "12", "--json")
+    found = json.loads(compare(*METHODS, "--at", "conv2", *options)[0])
+    assert found["at"] == "conv2"
+    assert {c["options"]["at"] for c in found["contenders"]} == {"conv2"}
+    _, err = compare(*METHODS, "--at", "conv7", *options, code=2)
+    assert "conv7" in err

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from typer.testing import CliRunner
 
-from torchwhy import Method, TorchwhyError, registry
+from torchwhy import Method, Saliency, ShapleyValues, TorchwhyError, registry
 from torchwhy.cli import app
 from torchwhy.core.errors import UnsupportedError
 from torchwhy.methods.base import Attribution
@@ -277,6 +277,118 @@ def test_a_report_shows_itself_and_turns_to_json() -> None:
     assert "fail" not in text
 
 
+# -- maps and pairs ----------------------------------------------------------------------------------------------
+
+
+def by_hand(model: nn.Module, inputs: Tensor, target: int) -> Tensor:
+    """What the layer holds times the weight that it has for the output, place by place."""
+    held = model.features(inputs).detach().requires_grad_()
+    (slope,) = torch.autograd.grad(model.rest(held)[:, target].sum(), held)
+    return (held * slope).sum(1, keepdim=True).detach()
+
+
+def pairs_by_hand(model: nn.Module, inputs: Tensor, target: int, baselines: Tensor) -> Tensor:
+    """Of each two features what they do together, and of each what it does alone, with all others at the baseline."""
+    flat, base = inputs.flatten(1), baselines.flatten(1).expand(len(inputs), -1)
+    count = flat.shape[1]
+
+    def worth(*there: int) -> Tensor:
+        rows = base.clone()
+        rows[:, list(there)] = flat[:, list(there)]
+        return model(rows.view_as(inputs))[:, target].detach()
+
+    values = torch.zeros(len(flat), count, count, dtype=torch.float64)
+    for i in range(count):
+        values[:, i, i] = worth(i) - worth()
+        for j in range(i):
+            values[:, i, j] = values[:, j, i] = worth(i, j) - worth(i) - worth(j) + worth()
+    return values
+
+
+def test_maps_and_pairs_by_hand_are_what_the_cases_say() -> None:
+    report = score(by_hand, claims=("class activation map", "sensitivity", "completeness"), form="map")
+    assert report.ok, report.failed
+    assert report.computes == ("class activation map",)
+    assert {row.case for row in report.rows} == set(cases("map"))
+    report = score(pairs_by_hand, claims=("pair interactions", *AXIOMS), form="pairs")
+    assert report.ok, report.failed
+    assert report.computes == ("pair interactions",)
+    assert report.keeps == AXIOMS
+    assert {row.case for row in report.rows} == set(cases("pairs")) < set(KNOWN)
+
+
+@pytest.mark.parametrize(
+    "break_",
+    [lambda v: -v, lambda v: v.relu(), lambda v: v.mean((2, 3), keepdim=True) + 0 * v],
+    ids=["negated", "positive", "even"],
+)
+def test_a_wrong_map_is_found_out(break_: Callable[[Tensor], Tensor]) -> None:
+    report = score(lambda *given: break_(by_hand(*given)), claims=("class activation map",), form="map")
+    assert {row.case for row in report.failed} == set(cases("map"))
+
+
+def test_a_map_of_mean_weights_is_right_behind_a_mean_alone() -> None:
+    def mean_weights(model: nn.Module, inputs: Tensor, target: int) -> Tensor:
+        held = model.features(inputs).detach().requires_grad_()
+        (slope,) = torch.autograd.grad(model.rest(held)[:, target].sum(), held)
+        return (held * slope.mean((2, 3), keepdim=True)).sum(1, keepdim=True).detach()
+
+    assert score(mean_weights, ("class activation map for a mean over places",), form="map").ok
+    assert {r.case for r in score(mean_weights, ("class activation map",), form="map").failed} == {"weights by place"}
+
+
+@pytest.mark.parametrize("axiom", ["completeness", "sensitivity", "symmetry", "linearity"])
+def test_each_axiom_finds_wrong_pairs(axiom: str) -> None:
+    def broken(model: nn.Module, inputs: Tensor, target: int, baselines: Tensor) -> Tensor:
+        right = pairs_by_hand(model, inputs, target, baselines)
+        if axiom == "completeness":
+            return 2 * right
+        if axiom == "sensitivity":
+            return right + 0.1
+        if axiom == "symmetry":
+            right[:, 0, 0] += 1
+            return right
+        return right**2
+
+    assert axiom in {row.check for row in score(broken, claims=(axiom,), form="pairs").failed}
+
+
+def test_another_form_is_told() -> None:
+    with pytest.raises(TorchwhyError, match="form is one of elements, map, pairs"):
+        score(by_hand, form="maps")
+    report = score(slopes, claims=("pair interactions",), form="pairs")
+    assert "attributions are a tensor (2, 4, 4), not (2, 4)" in report.rows[0].message
+
+
+# -- how an explainer is called -----------------------------------------------------------------------------------
+
+
+def test_a_class_in_the_style_of_captum_is_an_explainer() -> None:
+    class Mine:
+        def __init__(self, forward_func: Callable[[Tensor], Tensor]) -> None:
+            self.model = forward_func
+
+        def attribute(self, inputs: Tensor, baselines: Tensor | None = None, target: int | None = None) -> Tensor:
+            return by_coalitions(self.model, inputs, target, baselines)
+
+    report = score(Mine, claims=("Shapley values",))
+    assert report.ok
+    assert report.name == "Mine"
+    assert "linear from a baseline" in {row.case for row in report.rows}
+    assert score(Saliency, claims=("sensitivity",)).ok
+    assert score(ShapleyValues, claims=AXIOMS).ok
+
+
+def test_what_cannot_be_called_is_told_at_once() -> None:
+    with pytest.raises(TorchwhyError, match=r"called as \(model, inputs, target\).*which \(inputs\) does not allow"):
+        score(lambda inputs: inputs)
+    with pytest.raises(TorchwhyError, match="wrap it"):
+        score(lambda model, inputs, target, background: inputs)
+    with pytest.raises(TorchwhyError, match="not Saliency"):
+        score(Saliency(nn.Linear(2, 2)))
+    assert score(lambda *given, **more: slopes(*given), claims=("gradient",)).ok
+
+
 # -- the methods of the library ----------------------------------------------------------------------------------
 
 
@@ -290,7 +402,7 @@ def test_every_registered_method_keeps_what_it_promises(reports: dict) -> None:
     for name, report in reports.items():
         assert report.ok, (name, report.failed)
         assert not any(row.status == "error" for row in report.rows), (name, report.rows)
-        assert bool(report.skipped) == (registry.lookup(name).info.form != "elements")
+        assert bool(report.skipped) == (registry.lookup(name).info.family == "attention")
 
 
 def test_what_is_promised_without_reserve_is_claimed(reports: dict) -> None:
@@ -311,6 +423,8 @@ def test_methods_compute_what_they_are_named_for(reports: dict) -> None:
         "IntegratedGradients": "integrated gradients",
         "ShapleyValues": "Shapley values",
         "KernelShap": "Shapley values",
+        "HiResCAM": "class activation map",
+        "ShapleyInteractions": "pair interactions",
     }
     for name, concept in known.items():
         assert reports[name].computes == (concept,)

@@ -269,12 +269,74 @@ def test_the_lead_under_noise_by_hand() -> None:
         return torch.stack([t.sum(1), 0 * t.sum(1)], 1)
 
     x = torch.tensor([[0.0, 1.0, 3.0, 0.5], [0.0, 0.09, 0.0, -0.1]], dtype=torch.float64)
-    check = the(IntegratedGradients(model).explain(x, check="full"), "steadiness")
     (copies,) = decision.noise(_tensors(x), decision.NOISE, decision.PAIRS, stream=72)
     lead = copies.sum(2) * torch.tensor([1, -1])  # the second example is decided for the other class
-    assert check.value == pytest.approx((lead.mean(0) / lead.std(0)).tolist())
-    assert check.status == ("pass", "warn")
+    ratio = lead.mean(0) / lead.std(0)
+    check = the(IntegratedGradients(model).explain(x, check="full"), "steadiness")
+    assert check.value == pytest.approx((ratio + decision.AGREEMENT).tolist())  # the slope is the same everywhere
+    assert check.status == ("pass", "unknown")
+    assert "slopes with 100 % in common" in check.reason[0]
     assert f"in {int((lead[:, 1] > 0).sum())} of 32 copies" in check.reason[1]
+    without = the(FeatureAblation(lambda t: model(t).detach()).explain(x, check="full"), "steadiness")
+    assert without.value == pytest.approx(ratio.tolist())
+    assert without.status == ("pass", "warn")
+    assert "slopes" not in without.reason[0]
+
+
+def test_what_slopes_under_noise_have_in_common_by_hand() -> None:
+    """The lead is half the sum of squares, whose slope is the copy itself."""
+
+    def model(t: Tensor) -> Tensor:
+        return torch.stack([(t**2).sum(1) / 2, 0 * t.sum(1)], 1)
+
+    x = torch.zeros(2, 24, dtype=torch.float64)
+    x[:, :4] = torch.tensor([0.3, -0.3, 0.0, 0.0])
+    x[1] = x[1] / 10 + 1
+    (copies,) = decision.noise(_tensors(x), decision.NOISE, decision.PAIRS, stream=72)
+    products = torch.einsum("kbi,lbi->bkl", copies, copies)
+    own = products.diagonal(dim1=1, dim2=2).sum(1)
+    common = (products.sum((1, 2)) - own) / (31 * own)
+    lead = (copies**2).sum(2) / 2
+    ratio = (lead.mean(0) / lead.std(0)).clamp_max(99)
+    expected = ratio + (common / (1 - common)).log().clamp_max(decision.AGREEMENT)
+    assert common[0] < 0.5
+    assert common[1] > 0.99
+    assert the(FeatureAblation(model).explain(x, check="full"), "steadiness").value == pytest.approx(expected.tolist())
+
+
+def test_noise_that_is_a_class_of_its_own_tells_nothing() -> None:
+    """Class 2 is what varies from place to place, as a texture; class 3 has a slope that no other class has."""
+
+    def model(t: Tensor, wandering: bool = False) -> Tensor:
+        varied = (t[:, 1:] - t[:, :-1]).square().mean(1)
+        flat = 0.1 + 0 * varied
+        second = flat - 1 + 100 * (t[:, 0] - t[:, 1]) if wandering else 2 * varied
+        return torch.stack([flat, second, 0 * flat], 1)
+
+    x = torch.full((1, 64), 0.1, dtype=torch.float64)
+    x[:, 40] = 1.1
+    drawn = the(FeatureAblation(model).explain(x, check="full"), "steadiness")
+    assert drawn.status == ("unknown",)
+    assert drawn.value[0] < decision.HARDLY
+    assert "are taken for class 1: the noise is what it sees there" in drawn.reason[0]
+    wandering = the(FeatureAblation(lambda t: model(t, wandering=True)).explain(x, check="full"), "steadiness")
+    assert wandering.status == ("warn",)
+
+
+def test_noise_that_leaves_where_the_model_is_defined_tells_nothing() -> None:
+    def model(t: Tensor) -> Tensor:
+        return torch.stack([t.sum(1), t.amin(1).log()], 1)
+
+    x = torch.tensor([[0.001, 0.2, 0.9], [5.0, 6.0, 7.0]], dtype=torch.float64)
+    check = the(FeatureAblation(model).explain(x, 1.0, check="full"), "steadiness")
+    assert check.status == ("unknown", "pass")
+    assert check.reason[0].endswith("of 32 copies are not finite")
+    flat = the(
+        FeatureAblation(lambda t: model(x).detach()[:1].expand(len(t), 2) + 0 * t[:, :1]).explain(x, 1.0, check="full"),
+        "steadiness",
+    )
+    assert flat.status == ("pass", "pass")  # whatever is asked, the answer is the same
+    assert "slopes" not in flat.reason[0]
 
 
 def test_of_many_classes_near_synonyms_may_change_places() -> None:
@@ -353,9 +415,9 @@ def test_full_costs_what_it_says(images: Tensor) -> None:
     model = Counted(ConvNet()).eval()
     found = Saliency(model).explain(images, check="full")
     again = 3 + 1 + 2  # random weights, another class, noise: a forward and a backward row each
-    rows = len(images) * (FULL + 1 + 2 * decision.PAIRS + again)
-    assert found.provenance["check_rows"] == rows + len(images) * again + 2
-    assert model.rows[0] == found.provenance["forward_rows"] + rows + 2
+    forward, backward = FULL + 1 + 2 * decision.PAIRS + again, 2 * decision.PAIRS + again
+    assert found.provenance["check_rows"] == len(images) * (forward + backward) + 2
+    assert model.rows[0] == found.provenance["forward_rows"] + len(images) * forward + 2
 
 
 def test_what_does_not_depend_on_the_input_is_asked_once(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:

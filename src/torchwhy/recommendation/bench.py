@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from torchwhy.core.errors import TorchwhyError
 from torchwhy.core.guard import as_arguments
 from torchwhy.core.passes import Cost
+from torchwhy.core.places import whole_place
 from torchwhy.core.problem import Problem
 from torchwhy.core.progress import Progress
+from torchwhy.core.site import At
 from torchwhy.core.tensors import Tensors, accumulator, as_tensors
 from torchwhy.engines.maps import enlarge
 from torchwhy.methods import Method
@@ -91,6 +94,7 @@ class Bench:
     Args:
         model: a module or function.
         inputs: (N, ...) or a tuple of such.
+        at: the layer that is explained; None is the input.
         target: as for `Method.attribute`.
         baselines: what methods with one baseline compare with, and what metrics put in the place of what is removed.
         background: rows that methods with a set of baselines compare with; None takes some of the inputs.
@@ -103,6 +107,7 @@ class Bench:
         self,
         model: Any,
         inputs: Any,
+        at: At,
         target: Any,
         baselines: Any,
         background: Any,
@@ -111,19 +116,20 @@ class Bench:
         progress: Progress,
     ) -> None:
         tensors, _ = as_tensors(inputs)
-        self.model, self.wanted, self.extra, self._given = model, target, as_arguments(extra), background
+        self.model, self.extra, self._given = model, as_arguments(extra), background
         self.cost = Allowance()
         self.p = Problem(
             model,
             tensors,
             extra=self.extra,
+            at=at,
             target=target,
             baselines=baselines,
             batch_size=batch_size,
             progress=progress,
         )
-        self.p._shared.cost = self.cost
-        self._owns_base = baselines is not None
+        self.p.count_in(self.cost)
+        self.at = at if self.p.site is None else str(self.p.site) if isinstance(at, nn.Module) else at
         self._background: Tensors | None = None
 
     @property
@@ -133,23 +139,18 @@ class Bench:
 
     def question(self, examples: Tensor, p: Problem | None = None) -> Problem:
         """The question about some of the examples."""
-        part = (p or self.p).select(examples)
-        if self._owns_base:
-            part._baselines = part.base.parts
-        return part
+        return (p or self.p).select(examples)
 
     def asked(self, candidate: Candidate, question: Problem) -> Problem:
         """The question as a method wants it: at its layer, with its kind of baseline."""
         method, facts = candidate.method, candidate.method.facts
-        part = question.elsewhere(method.at)
-        part._zero_at_site, part.precision = facts.zero_at_layer, method._precision()
+        compared: dict[str, Any] = {"zero_at_site": facts.zero_at_layer, "precision": method._precision()}
         if facts.baselines == "set":
-            part._baselines, part._baseline_set = self.background.parts, True
+            compared |= {"baselines": self.background.parts, "baseline_set": True}
         elif candidate.setting is not None and candidate.setting.base == "mean":
-            part._baselines = self.background.map(
-                lambda t: t.mean(0, keepdim=True).expand(part.size, *t.shape[1:])
-            ).parts
-        return part
+            means = self.background.map(lambda t: t.mean(0, keepdim=True).expand(question.size, *t.shape[1:]))
+            compared["baselines"] = means.parts
+        return question.elsewhere(method.at, **compared)
 
     @property
     def background(self) -> Tensors:
@@ -161,9 +162,16 @@ class Bench:
         return self._background
 
     def explain(self, candidate: Candidate, question: Problem) -> Tensors:
-        """Attributions of the input, (B, ...); maps of a layer are enlarged to its size."""
+        """Attributions of what is explained, (B, ...).
+
+        Of the input, to the size of which maps of a layer are enlarged; or of all that the layer holds, where a map has
+        one value for all channels.
+        """
         p = self.asked(candidate, question)
-        return at_input(candidate.method._compute(p).values.double_for_sums(), question.inputs)
+        values = candidate.method._compute(p).values.double_for_sums()
+        if question.site is None:
+            return at_input(values, question.inputs)
+        return formed(candidate.method._as_held(p, values), p.point).map(lambda v, t: v.expand(t.shape), p.point)
 
     def part(self, examples: Tensor) -> Judged:
         """Some of the examples, to be judged."""
@@ -173,7 +181,7 @@ class Bench:
     def controls(self, part: Judged, metrics: Sequence[Metric]) -> dict[str, dict[str, Tensor]]:
         """(B,) what each metric says of attributions that know nothing of the model; higher is better."""
         plain = part.other(part.p.point.map(lambda t: torch.ones_like(t, dtype=_wide(t))))
-        return {name_of(m): {rival: up(m, m._control(plain, rival)) for rival in RIVALS} for m in metrics}
+        return {name_of(m): {rival: up(m, m._control(plain, rival).value) for rival in RIVALS} for m in metrics}
 
     def judge(self, part: Judged, metrics: Sequence[Metric], values: Tensors, *, signed: bool) -> dict[str, Tensor]:
         """(B,) what each metric says of some attributions; higher is better, NaN where it is not defined."""
@@ -196,7 +204,7 @@ class Bench:
             TorchwhyError: it does not run here.
         """
         method = candidate.method
-        candidate.method = method.with_options(at=method._site(self.p.inputs, self.extra))
+        candidate.method = method.with_options(at=self._place(method))
         before = self.evaluations
         part = self.question(torch.zeros(1, dtype=torch.long, device=question.inputs.device), question)
         part.batch_size = TRIAL_ROWS
@@ -207,6 +215,15 @@ class Bench:
             self.cost.most = float("inf")
         candidate.cost = self.evaluations - before
         return found
+
+    def _place(self, method: Method) -> At:
+        """Where a method looks: the layer that is compared at, or at the input the one that it chooses itself."""
+        if self.at is None:
+            return method._site(self.p.inputs, self.extra)
+        if method.at is not None and whole_place(self.model, method.at) != self.p.site:
+            given = whole_place(self.model, method.at)
+            raise TorchwhyError(f"it was made for {given}, and the comparison is at {self.p.site}")
+        return self.at
 
 
 def name_of(metric: Metric) -> str:

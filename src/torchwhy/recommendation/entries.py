@@ -10,7 +10,7 @@ from torchwhy.engines.maps import maps_on_the_way
 from torchwhy.methods import Method
 from torchwhy.metrics import Metric
 from torchwhy.recommendation.bench import Bench, Candidate, name_of
-from torchwhy.recommendation.settings import FAMILIES, JUDGES, LEFT_OUT, SETTINGS, Setting
+from torchwhy.recommendation.settings import FAMILIES, JUDGES, LEFT_OUT, LEFT_OUT_AT_A_LAYER, SETTINGS, Setting
 from torchwhy.registry import lookup, lookup_metric
 from torchwhy.registry import methods as all_methods
 
@@ -50,7 +50,8 @@ def candidates(bench: Bench, given: Sequence[MethodLike] | None) -> tuple[list[C
     refused = {}
     if given is None:
         classes = {name: cls for name, cls in all_methods().items() if cls.info.standalone}
-        refused = {name: why for name, why in LEFT_OUT.items() if name in classes}
+        left_out = LEFT_OUT if bench.at is None else LEFT_OUT_AT_A_LAYER
+        refused = {name: why for name, why in left_out.items() if name in classes}
         given = [cls for name, cls in classes.items() if name not in refused]
     if not given:
         raise TorchwhyError("name at least one method, or leave methods out for all of them")
@@ -72,14 +73,15 @@ def candidates(bench: Bench, given: Sequence[MethodLike] | None) -> tuple[list[C
 
 def _set(bench: Bench, cls: type[Method], setting: Setting) -> Iterable[Candidate]:
     """A method in a setting; none where the setting does not apply."""
-    options = dict(setting.options)
-    inputs = bench.p.inputs
+    options, inputs = dict(setting.options), bench.p.inputs
     if setting.base == "mean" and not all(t.is_floating_point() for t in inputs):
         return
     if setting.window is not None:
-        sizes = tuple(_window(t.shape[1:], setting.window) for t in inputs)
+        sizes = tuple(_window(t.shape[1:], setting.window) for t in bench.p.point)
         options["sliding_window_shapes"] = sizes if len(sizes) > 1 else sizes[0]
     if setting.layer == "halfway":
+        if bench.at is not None:
+            return
         try:
             sites = maps_on_the_way(bench.model, inputs[:1], bench.extra, inputs.size)
         except TorchwhyError:

@@ -10,6 +10,7 @@ from torchwhy.core.errors import TorchwhyError
 from torchwhy.core.guard import untouched
 from torchwhy.core.options import at_least
 from torchwhy.core.progress import Progress
+from torchwhy.core.site import At, Sites
 from torchwhy.core.target import TargetLike
 from torchwhy.core.tensors import TensorOrTensors, as_tensors
 from torchwhy.engines.noise import check_seed
@@ -24,6 +25,7 @@ def recommend(
     inputs: TensorOrTensors,
     target: TargetLike = None,
     *,
+    at: At = None,
     methods: Sequence[MethodLike] | None = None,
     metrics: Sequence[MetricLike] | None = None,
     budget: int | None = None,
@@ -52,6 +54,9 @@ def recommend(
         model: a module or function from the inputs to an output.
         inputs: (N, ...) or a tuple of such, at least 10 examples like those to be explained.
         target: what to explain, see `torchwhy.core.target`; None is the model's own predictions.
+        at: the layer to explain, a name, a module or a `Site`: methods are asked there, and metrics remove what the
+            layer holds. None is the input, to the size of which class activation maps are enlarged, and a part of their
+            tuning is which layer they look at.
         methods: names, classes, which are tuned, or methods made for the model, which stay as they are; None is all
             that stand alone.
         metrics: names, classes or metrics with their options, of faithfulness and robustness; None is those of
@@ -76,6 +81,8 @@ def recommend(
     """
     tensors, _ = as_tensors(inputs)
     check_seed(seed)
+    if isinstance(at, list | tuple | Sites):
+        raise TorchwhyError("methods are compared at one layer: compare at each of several by itself")
     if budget is not None:
         at_least("budget", budget, 1)
     if tensors.size < 2 * LEAST:
@@ -85,7 +92,7 @@ def recommend(
     faithful, steady = judges(metrics)
     with untouched(model, tensors.device):
         bench = Bench(
-            model, inputs, target, baselines, background, additional_forward_args, batch_size, Progress(progress)
+            model, inputs, at, target, baselines, background, additional_forward_args, batch_size, Progress(progress)
         )
         made, refused = candidates(bench, methods)
         return Search(bench, faithful, steady, math.inf if budget is None else budget, seed, refused).run(made)

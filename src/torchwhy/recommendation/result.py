@@ -107,6 +107,8 @@ class Recommendation:
         evaluations: of the model, forward and backward, in all.
         budget: that was given for them.
         seed: of the split and of whatever else is random.
+        at: the layer that is explained; None is the input.
+        unasked: metrics of robustness that cannot be asked here, and why.
         provenance: of the model and of what ran it.
     """
 
@@ -121,6 +123,8 @@ class Recommendation:
     evaluations: int
     budget: int | None
     seed: int
+    at: str | None = None
+    unasked: dict[str, str] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -152,7 +156,8 @@ class Recommendation:
         worse = [c for c in self.contenders if c.standing == "worse"]
         of = "the metric" if sum(j.informative for j in self.judgements) == 1 else "the metrics"
         way = f"of the way from random attributions, 0, to the best by {of}, 1, it gets {best.merit:.2f}"
-        said = [f"Use {best.told} here: {way}, for {_evaluations(best.cost)} an example."]
+        here = "here" if self.at is None else f"at {self.at}"
+        said = [f"Use {best.told} {here}: {way}, for {_evaluations(best.cost)} an example."]
         if others:
             said.append(f"It ties with {_names(others)}: on {self.scored} examples, the differences may be chance.")
         if worse:
@@ -197,7 +202,8 @@ class Recommendation:
         return max(there, key=lambda c: sign * c.values[name], default=None)
 
     def _silent(self) -> list[str]:
-        return [told(j) for j in self.judgements if not j.informative]
+        said = [told(j, self.at) for j in self.judgements if not j.informative]
+        return said + [f"{name} cannot be asked here: {why}." for name, why in self.unasked.items()]
 
     def _scope(self) -> list[str]:
         said = []
@@ -259,6 +265,7 @@ class Recommendation:
     def facts(self) -> dict[str, Any]:
         """What is needed to repeat it."""
         return {
+            **({} if self.at is None else {"at": self.at}),
             "seed": self.seed,
             "budget": self.budget,
             "evaluations": self.evaluations,
@@ -285,6 +292,7 @@ class Recommendation:
         """For JSON."""
         return {
             "best": None if self.best is None else self.best.told,
+            "at": self.at,
             "sentences": self.sentences,
             "contenders": [c.as_dict() for c in self.contenders],
             "metrics": [
@@ -294,6 +302,7 @@ class Recommendation:
             "directions": self.directions,
             "screened": [vars(s) for s in self.screened],
             "refused": self.refused,
+            "unasked": self.unasked,
             "tuned": self.tuned,
             "scored": self.scored,
             "evaluations": self.evaluations,
@@ -333,9 +342,10 @@ CLEARLY = 2.0  # times as much, to be worth a word
 ROUNDING = 1e-3  # of a share
 
 
-def told(j: Judgement) -> str:
+def told(j: Judgement, at: str | None = None) -> str:
     """Why a metric does not count."""
-    said = f"{j.metric} says nothing on this model, since {RIVALS[j.control]} as well"
+    rival = RIVALS[j.control] if at is None else RIVALS[j.control].replace("the input", f"what {at} holds")
+    said = f"{j.metric} says nothing on this model, since {rival} as well"
     return f"{said} ({number(j.control_value)}; {j.leader}: {number(j.value)}), so it does not count."
 
 
@@ -367,7 +377,7 @@ def _times(factor: float) -> str:
 
 def number(value: float) -> str:
     """Three digits; nothing where there is no number."""
-    return "" if math.isnan(value) else f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
+    return "" if math.isnan(value) else f"{value + 0.0:.3g}".replace("-", "\N{MINUS SIGN}")
 
 
 def share(value: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ WANTED = 16  # to score on, before another finalist is worth its price
 STABLE = 4  # of those to score on, at most, for metrics that explain again
 PLANTED = 2  # of those to score on, for the planted term
 TRIALS, TUNING = 0.2, 0.4  # shares of the budget: to find out what runs, and of the rest to tune
+TOO_DEAR = "too many for the budget"
 DEAREST = 1 / (4 * 2 * LEAST)  # share of the budget that explaining one example may take
 STREAM = 94  # of random numbers
 
@@ -62,6 +63,7 @@ class Search:
     budget: float
     seed: int
     refused: dict[str, str]
+    unasked: dict[str, str] = field(default_factory=dict)
 
     def run(self, made: list[Candidate]) -> Recommendation:
         """All steps, one after the other."""
@@ -99,12 +101,14 @@ class Search:
         with bench.p.progress.task("trying methods", len(order)) as advance:
             for c in order:
                 most = min(limit - bench.evaluations, DEAREST * self.budget)
-                if again[id(c)] and c.name in self.refused:
+                # A dearer setting is not tried where a cheaper one was too dear, but where it did not run at all.
+                if self.refused.get(c.name, "").endswith(TOO_DEAR):
                     continue
                 why = self._trial(c, question, most)
                 if why is None:
                     runs.append(c)
-                elif not again[id(c)]:
+                    self.refused.pop(c.name, None)
+                elif not any(c.name == other.name for other in runs):
                     self.refused[c.name] = why
                 advance(1)
         if not runs:
@@ -122,7 +126,7 @@ class Search:
         try:
             self.bench.try_out(candidate, question, most)
         except Spent:
-            return f"one example takes more than {most:,.0f} model evaluations, too many for the budget"
+            return f"one example takes more than {most:,.0f} model evaluations, {TOO_DEAR}"
         except TorchwhyError as error:
             return str(error)
         return None
@@ -140,9 +144,14 @@ class Search:
         return max(0, taken[0] - taken[1]), taken[1]
 
     def _price_again(self, cheapest: Candidate, question: Problem) -> float:
+        """What the metrics that explain again take; those that cannot be asked here are left out."""
         before = self.bench.evaluations
-        for metric in self.steady:
-            self.bench.judge_method(cheapest, metric, question)
+        for metric in list(self.steady):
+            try:
+                self.bench.judge_method(cheapest, metric, question)
+            except TorchwhyError as error:
+                self.steady.remove(metric)
+                self.unasked[name_of(metric)] = str(error)
         return (self.bench.evaluations - before) / max(1, cheapest.cost)
 
     # -- tuning -------------------------------------------------------------------------------------------------------
@@ -269,6 +278,8 @@ class Search:
             evaluations=bench.evaluations,
             budget=None if math.isinf(self.budget) else int(self.budget),
             seed=self.seed,
+            at=None if bench.p.site is None else str(bench.p.site),
+            unasked=self.unasked,
             provenance={
                 "model": type(module_of(bench.model) or bench.model).__name__,
                 "fingerprint": fingerprint(bench.model),

@@ -77,6 +77,9 @@ LEFT_OUT = {
 }
 """Methods that are not tried unless asked for, and why."""
 
+LEFT_OUT_AT_A_LAYER = {"RandomCAM": LEFT_OUT["RandomCAM"]}
+"""The same where a layer is explained."""
+
 JUDGES: dict[str, Mapping[str, Any]] = {
     "Deletion": {"n_steps": 10},
     "Insertion": {"n_steps": 10},

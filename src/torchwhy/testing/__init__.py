@@ -14,8 +14,8 @@
 See `torchwhy.testing.cases` for the cases, and `torchwhy selftest` for the methods of this library.
 """
 
-from torchwhy.testing.cases import AXIOMS, CONCEPTS, Case, cases
+from torchwhy.testing.cases import AXIOMS, CONCEPTS, FORMS, Case, cases
 from torchwhy.testing.judge import Report, Row, score
 from torchwhy.testing.registered import selftest
 
-__all__ = ["AXIOMS", "CONCEPTS", "Case", "Report", "Row", "cases", "score", "selftest"]
+__all__ = ["AXIOMS", "CONCEPTS", "FORMS", "Case", "Report", "Row", "cases", "score", "selftest"]

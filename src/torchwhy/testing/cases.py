@@ -17,7 +17,13 @@ case                       score                                                
 ``twin features``          :math:`(x_0 + x_1)^2 + x_2^3`, :math:`x_0 = x_1`      features that the model treats alike
 ``planted patch``          :math:`\sum_{i \in P} w_i x_i^2` of an image          places that it marks outside of a patch
 ``sum``                    two scores and their sum                              whether explanations add up likewise
+``mean over places``       :math:`\frac{1}{n} \sum_{ck} w_c A_{ck}`              a map of a layer, of the form "map"
+``weights by place``       :math:`\frac{1}{n} \sum_{ck} w_{ck} A_{ck}`           a map that gives each place its own
 =========================  ====================================================  =======================================
+
+The last two are for explainers of the form "map", one value for all channels of the layer ``features`` at a place; here
+:math:`A` has the size of the image, and two channels, what is above zero in the image and what is below. Explainers of
+the form "pairs" are held to those of the others in which no more than two features act together.
 
 Every model has a second output that betrays who explains another output than asked: :math:`-\sum_i x_i`, or another sum
 of the same units.
@@ -32,8 +38,18 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from torchwhy.core.errors import TorchwhyError, closest
+from torchwhy.core.explanation import Form
+
 AXIOMS = ("completeness", "sensitivity", "symmetry", "linearity", "implementation invariance")
 CONCEPTS = ("gradient", "input x gradient", "integrated gradients", "Shapley values")
+LAYER = "features"  # of the models of maps
+FORMS: dict[Form, tuple[str, ...]] = {
+    "elements": CONCEPTS,
+    "map": ("class activation map",),
+    "pairs": ("pair interactions",),
+}
+"""What can be known, by the form of the values."""
 ROUNDING = 1e-6  # some libraries add up in float32
 CURVED, KINK = 1e-3, 0.025  # what 50 steps may miss on a path that is curved, or that has a kink or begins on one
 
@@ -58,7 +74,7 @@ class Case:
         name: as in the table of `torchwhy.testing.cases`.
         model: (B, ...) to (B, 2).
         inputs: (B, ...), float64.
-        truths: by the names of `CONCEPTS`, (B, ...) each.
+        truths: by the names of what is known, as in `FORMS`, (B, ...) each.
         baselines: (1, ...), what is compared with.
         target: the output that is explained.
         kinds: what the model is, as promises name it, such as "linear".
@@ -68,6 +84,8 @@ class Case:
         same: another model that computes the same.
         tolerance: by how much the values of integrated gradients, and sums of values, may miss what is known, as a
             share of the largest but at least of 1. Nothing else may miss more than `ROUNDING`.
+        form: of the attributions: "elements" like the inputs, a "map" (B, 1, H, W), or "pairs" (B, M, M) of features,
+            with what each does alone on the diagonal, and both halves alike.
     """
 
     name: str
@@ -82,6 +100,7 @@ class Case:
     parts: tuple[nn.Module, ...] = field(default=(), repr=False)
     same: nn.Module | None = field(default=None, repr=False)
     tolerance: float = ROUNDING
+    form: Form = "elements"
 
     @property
     def change(self) -> Tensor:
@@ -95,22 +114,130 @@ class Case:
         """What is compared with is zero."""
         return not self.baselines.any()
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the attributions."""
+        count, features = self.inputs.flatten(1).shape
+        return (count, features, features) if self.form == "pairs" else tuple(self.inputs.shape)
 
-def cases() -> dict[str, Case]:
-    """All cases by name, made anew.
+    def whole(self, values: Tensor) -> Tensor:
+        """(B,) what the values add up to: of pairs, each once."""
+        return (values.triu() if self.form == "pairs" else values).flatten(1).sum(1)
+
+    def of_features(self, values: Tensor) -> Tensor:
+        """(B, M, ...) all that is said of each feature."""
+        return values if self.form == "pairs" else values.flatten(1)
+
+
+def cases(form: Form = "elements") -> dict[str, Case]:
+    """All cases of a form by name, made anew.
+
+    Args:
+        form: of the attributions, "elements", "map" or "pairs".
 
     >>> case = cases()["glove"]
     >>> case.truths["Shapley values"]
     tensor([[0.6667, 0.1667, 0.1667]], dtype=torch.float64)
     >>> case.change
     tensor([1.], dtype=torch.float64)
+    >>> cases("pairs")["bilinear"].truths["pair interactions"][0]
+    tensor([[ 0.0000, -1.5000,  0.0000,  0.0000],
+            [-1.5000,  0.0000,  1.0000,  0.0000],
+            [ 0.0000,  1.0000,  0.0000,  0.0000],
+            [ 0.0000,  0.0000,  0.0000,  1.5000]], dtype=torch.float64)
     """
+    if form not in FORMS:
+        raise TorchwhyError(f"form is one of {', '.join(FORMS)}, not {form!r}{closest(str(form), FORMS)}")
+    if form == "map":
+        return {case.name: case for case in (_map(by_place=False), _map(by_place=True))}
     made = [
         *(_linear(b) for b in (torch.zeros(1, 4), torch.tensor([[0.5, -1.0, 2.0, 0.25]]))),
         *(make() for make in (_additive, _bilinear, _and, _or, _glove, _airport, _relu_network, _saturation)),
         *(make() for make in (_null_features, _twin_features, _planted_patch, _sum)),
     ]
+    if form == "pairs":
+        made = [_in_pairs(case) for case in made if case.name in _PAIRS]
     return {case.name: case for case in made}
+
+
+# -- other forms ---------------------------------------------------------------------------------------------------
+
+# What two features do together, by their numbers; all else they do alone.
+_PAIRS: dict[str, dict[tuple[int, int], Callable[[Tensor], Tensor]]] = {
+    "linear": {},
+    "linear from a baseline": {},
+    "additive": {},
+    "bilinear": {(0, 1): lambda x: 3 * x[:, 0] * x[:, 1], (1, 2): lambda x: -x[:, 1] * x[:, 2]},
+    "null features": {(0, 1): lambda x: x[:, 0] * x[:, 1]},
+    "twin features": {(0, 1): lambda x: 2 * x[:, 0] * x[:, 1]},
+    "planted patch": {},
+    "sum": {(0, 1): lambda x: 3 * x[:, 0] * x[:, 1], (1, 2): lambda x: -x[:, 1] * x[:, 2]},
+}
+
+
+def _in_pairs(case: Case) -> Case:
+    """Of a score in which no three features act together: half of what two do is in the Shapley value of each."""
+    alone = case.truths["Shapley values"].flatten(1).clone()
+    values = torch.zeros(case.inputs.shape[0], alone.shape[1], alone.shape[1], dtype=torch.float64)
+    for (i, j), together in _PAIRS[case.name].items():
+        values[:, i, j] = values[:, j, i] = together(case.inputs)
+        alone[:, [i, j]] -= together(case.inputs)[:, None] / 2
+    truths = {"pair interactions": values + alone.diag_embed()}
+    return replace(case, form="pairs", truths=truths, tolerance=ROUNDING)
+
+
+class Mapped(nn.Module):
+    """(B, 1, H, W) to (B, 2): the layer ``features`` holds what is above and what is below zero, weighted after that.
+
+    Args:
+        weights: (2, 2, H, W) of the outputs, or (2, 2) where a mean over places comes first.
+    """
+
+    def __init__(self, weights: Tensor) -> None:
+        super().__init__()
+        conv = nn.Conv2d(1, 2, 1, bias=False, dtype=torch.float64)
+        conv.load_state_dict({"weight": torch.tensor([1.0, -1.0], dtype=torch.float64).view(2, 1, 1, 1)})
+        self.features = nn.Sequential(conv, nn.ReLU())
+        mean = [nn.AdaptiveAvgPool2d(1)] if weights.ndim == 2 else []
+        last = nn.Linear(weights[0].numel(), 2, bias=False, dtype=torch.float64)
+        last.load_state_dict({"weight": weights.flatten(1)})
+        self.rest = nn.Sequential(*mean, nn.Flatten(), last)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Both outputs."""
+        found: Tensor = self.rest(self.features(x))
+        return found
+
+
+def _map(*, by_place: bool) -> Case:
+    x = torch.zeros(2, 1, 4, 5, dtype=torch.float64)
+    x[:, 0, :2, 1:3] = _rows((1, 2), (0.5, 3))
+    x[:, 0, 2:, 3:] = _rows((-1, -2), (-3, -0.5))
+    x[1] = -2 * x[1].flip(-1)
+    weights = _rows((2, -0.5), (-1, -1))
+    count = x[0].numel()
+    if by_place:
+        places = torch.zeros(4, 5, dtype=torch.float64)
+        places[:, 1:3] = 1
+        weights = weights[:, :, None, None] * places / count
+    held = torch.cat([x.relu(), (-x).relu()], 1)
+    parts = weights[0] * held if by_place else weights[0].view(2, 1, 1) * held / count
+    truth = parts.sum(1, keepdim=True)
+    silent = (truth == 0).all(0).flatten().nonzero().flatten().tolist()
+    return Case(
+        "weights by place" if by_place else "mean over places",
+        Mapped(weights),
+        x,
+        {"class activation map": truth},
+        torch.zeros_like(x[:1]),
+        kinds=() if by_place else ("a mean over places",),
+        null=tuple(silent),
+        form="map",
+    )
+
+
+# -- cases of elements ---------------------------------------------------------------------------------------------
 
 
 def _case(

@@ -13,14 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from torchwhy.core.errors import TorchwhyError, closest
-from torchwhy.testing.cases import AXIOMS, CONCEPTS, ROUNDING, Case, cases
+from torchwhy.core.explanation import Form
+from torchwhy.testing.cases import AXIOMS, FORMS, ROUNDING, Case, cases
 
 ExplainerLike: TypeAlias = Callable[..., Tensor]
 Status: TypeAlias = Literal["pass", "fail", "refused", "error"]
 Explain: TypeAlias = Callable[[nn.Module], Tensor]
 Differ: TypeAlias = Callable[[Explain], tuple[Tensor, Tensor]]
 
-CHECKS = (*AXIOMS, *CONCEPTS)
+CHECKS = (*AXIOMS, *(concept for known in FORMS.values() for concept in known))
 EXPECTED = " in expectation"
 RESERVES = (EXPECTED, " for ", " where ")
 
@@ -92,7 +93,7 @@ class Report:
     @property
     def computes(self) -> tuple[str, ...]:
         """The concepts that it agrees with on all cases."""
-        return self._always(CONCEPTS)
+        return self._always(CHECKS[len(AXIOMS) :])
 
     def counts(self, check: str) -> tuple[int, int]:
         """How many cases pass a check, of how many."""
@@ -134,6 +135,7 @@ def score(
     claims: Sequence[str] = AXIOMS,
     *,
     name: str | None = None,
+    form: Form = "elements",
     only: Mapping[str, Case] | None = None,
     repeats: Sequence[ExplainerLike] = (),
 ) -> Report:
@@ -142,18 +144,22 @@ def score(
     Args:
         explainer: ``(model, inputs, target)`` to attributions in the form of the inputs. Where it has a parameter
             ``baselines``, it also gets what to compare with, (1, ...); otherwise it is expected to compare with zero,
-            and the case with another baseline is left out.
+            and the case with another baseline is left out. Or a class in the style of Captum, made with a model, whose
+            objects have ``attribute(inputs, baselines=..., target=...)``, with baselines or without.
         claims: what it must keep: axioms, "completeness", "sensitivity" (features without influence get 0), "symmetry",
-            "linearity", "implementation invariance"; and concepts, "gradient", "input x gradient", "integrated
-            gradients", "Shapley values". A claim may be of some models alone, as "completeness for linear networks",
-            or be kept "in expectation". All else is reported as well.
+            "linearity", "implementation invariance"; and what is known of the form, "gradient", "input x gradient",
+            "integrated gradients", "Shapley values", "class activation map" or "pair interactions". A claim may be of
+            some models alone, as "completeness for linear networks", or be kept "in expectation". All else is reported
+            as well.
         name: of the explainer, for people.
-        only: the cases; None is all of them.
+        form: of the attributions: "elements" like the inputs; a "map" (B, 1, H, W) of the models' layer ``features``;
+            "pairs" of features (B, M, M).
+        only: the cases; None is all of the form.
         repeats: the same with other random numbers, ten or more. What is claimed in expectation, the mean over them
             must keep within 5 standard errors; without them it is reported only.
 
     Raises:
-        TorchwhyError: a claim is unknown.
+        TorchwhyError: a claim is unknown, or the explainer cannot be called so.
 
     >>> import torch
     >>> report = score(lambda model, inputs, target: torch.ones_like(inputs))
@@ -166,13 +172,48 @@ def score(
     if 0 < len(repeats) < 10:
         raise TorchwhyError(f"{len(repeats)} repeats are too few for a standard error: give 10 or more")
     name = getattr(explainer, "__name__", type(explainer).__name__) if name is None else name
-    compares = "baselines" in inspect.signature(explainer).parameters
+    explainer, compares = _called(explainer)
+    repeats = [_called(r)[0] for r in repeats]
     rows: list[Row] = []
-    for case in (only or cases()).values():
+    for case in (cases(form) if only is None else only).values():
         if compares or case.from_zero:
             rows += _judged(_asking(explainer, case, compares=compares), case, claims)
             rows += _judged_in_the_mean([_asking(r, case, compares=compares) for r in repeats], case, claims)
     return Report(name, tuple(rows))
+
+
+def _called(explainer: Any) -> tuple[ExplainerLike, bool]:
+    """As it is called here, and whether it takes baselines."""
+    if isinstance(explainer, type) and callable(getattr(explainer, "attribute", None)):
+        return _of_class(explainer)
+    if not callable(explainer):
+        raise TorchwhyError(f"an explainer is a function (model, inputs, target), not {type(explainer).__name__}")
+    try:
+        signature = inspect.signature(explainer)
+    except ValueError:  # written in C
+        return explainer, False
+    compares = "baselines" in signature.parameters
+    try:
+        signature.bind(None, None, 0, **({"baselines": None} if compares else {}))
+    except TypeError as error:
+        raise TorchwhyError(
+            f"an explainer is called as (model, inputs, target), or (model, inputs, target, baselines=...) where it "
+            f"takes these, which {signature} does not allow ({error}): wrap it in a function that does"
+        ) from None
+    return explainer, compares
+
+
+def _of_class(cls: type) -> tuple[ExplainerLike, bool]:
+    """A class in the style of Captum, as a function."""
+    attribute: Any = cls.attribute  # type: ignore[attr-defined]  # the caller has seen it
+    facts = getattr(cls, "info", None)
+    compares = "baselines" in inspect.signature(attribute).parameters and getattr(facts, "baselines", "") != "none"
+
+    def explain(model: nn.Module, inputs: Tensor, target: int, **compared: Tensor) -> Tensor:
+        found: Tensor = cls(model).attribute(inputs, target=target, **compared)
+        return found
+
+    return explain, compares
 
 
 def _judged(explain: Explain, case: Case, claims: Sequence[str]) -> Iterator[Row]:
@@ -236,9 +277,9 @@ def _asking(explainer: ExplainerLike, case: Case, *, compares: bool) -> Explain:
 def _ask(explainer: ExplainerLike, model: nn.Module, case: Case, *, compares: bool) -> Tensor:
     more = {"baselines": case.baselines.clone()} if compares else {}
     found = explainer(model, case.inputs.clone(), case.target, **more)
-    if not isinstance(found, Tensor) or found.shape != case.inputs.shape:
+    if not isinstance(found, Tensor) or found.shape != case.shape:
         shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        raise TypeError(f"attributions are a tensor {tuple(case.inputs.shape)}, not {shape}")
+        raise TypeError(f"attributions are a tensor {case.shape}, not {shape}")
     return found.detach().double()
 
 
@@ -246,15 +287,17 @@ def _checks(case: Case) -> dict[str, Differ]:
     """Each check that applies to a case: from what explains to what should be 0, and to what that is a share of."""
 
     def completeness(explain: Explain) -> tuple[Tensor, Tensor]:
-        return explain(case.model).flatten(1).sum(1) - case.change, case.change
+        return case.whole(explain(case.model)) - case.change, case.change
 
     def sensitivity(explain: Explain) -> tuple[Tensor, Tensor]:
-        values = explain(case.model).flatten(1)
+        values = case.of_features(explain(case.model))
         return values[:, list(case.null)], values
 
     def symmetry(explain: Explain) -> tuple[Tensor, Tensor]:
-        values = explain(case.model).flatten(1)
+        values = case.of_features(explain(case.model))
         first, second = (list(side) for side in zip(*case.twins, strict=True))
+        if case.form == "pairs":  # each twin has with the others, and with itself, what the other one has
+            values = torch.cat([values.diagonal(dim1=1, dim2=2)[..., None], values.sum(2, keepdim=True)], 2)
         return values[:, first] - values[:, second], values
 
     def linearity(explain: Explain) -> tuple[Tensor, Tensor]:
