@@ -20,9 +20,10 @@ PAGE = 4096  # bytes, of /proc/self/statm
 
 @dataclass
 class Measured:
-    """Median seconds, and MiB that resident memory rose by, of one contestant."""
+    """Median and least seconds, and MiB that resident memory rose by, of one contestant."""
 
     seconds: float
+    best: float
     mib: float
 
 
@@ -47,7 +48,7 @@ def side_by_side(
             began = clock()
             run()
             times[name].append(clock() - began)
-    return {name: Measured(median(times[name]), peaks[name]) for name in contestants}
+    return {name: Measured(median(times[name]), min(times[name]), peaks[name]) for name in contestants}
 
 
 class _Peak:
@@ -78,22 +79,34 @@ class _Peak:
 
 
 class Counter:
-    """Counts the rows that a model is asked for."""
+    """Counts the rows that a model and its copies are asked for, and those of them with a graph for a backward pass."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.rows = 0
-        self._handle = model.register_forward_pre_hook(self._count)
+        self.rows = self.graphs = 0
+        self._handles = [model.register_forward_pre_hook(self._count), model.register_forward_hook(self._count_graph)]
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
 
     def _count(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         self.rows += len(args[0])
 
+    def _count_graph(self, module: nn.Module, args: tuple[Tensor, ...], out: object) -> None:
+        self.graphs += len(args[0]) * (isinstance(out, Tensor) and out.requires_grad)
+
     def of(self, run: Callable[[], object]) -> int:
-        before = self.rows
+        """Rows that a run asks for."""
+        return self.passes(run)[0]
+
+    def passes(self, run: Callable[[], object]) -> tuple[int, int]:
+        """The same, and those with a graph."""
+        before = self.rows, self.graphs
         run()
-        return self.rows - before
+        return self.rows - before[0], self.graphs - before[1]
 
     def remove(self) -> None:
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
 
 
 class _Block(nn.Module):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from torchwhy import (
+    DeepLift,
     DeepLiftShap,
     FeatureAblation,
     InputXGradient,
@@ -209,6 +210,64 @@ def test_each_example_can_have_a_target_of_its_own(net: nn.Module) -> None:
 def test_a_unit_of_a_layer_is_no_output(net: nn.Module) -> None:
     with pytest.raises(UnsupportedError, match="not of a layer"):
         metrics.Linearity().score(Saliency(net), X, target=Site("0", unit=(1,)))
+
+
+# -- linearity over models ---------------------------------------------------------------------------------------
+
+
+def second() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+
+
+@pytest.mark.parametrize("weights", [(1, 1), (2.0, -0.5)])
+def test_methods_add_up_over_two_models(net: nn.Module, weights: tuple[float, float]) -> None:
+    for other in (second(), None):
+        metric = metrics.ModelLinearity(other=other, weights=weights)
+        for method in (InputXGradient(net), IntegratedGradients(net), ShapleyValues(net), FeatureAblation(net)):
+            assert (metric.score(method, X).value < 1e-9).all()
+        assert (metric.score(Saliency(net), X).value > 0.01).all()
+
+
+def test_the_gap_over_two_models_by_hand(net: nn.Module) -> None:
+    other, target = second(), net(X).argmax(1)
+    f = 2 * Saliency(net).attribute(X, target=target)
+    g = -3 * Saliency(other).attribute(X, target=target)  # the class that the first one predicts
+    whole = Saliency(lambda x: 2 * net(x) - 3 * other(x)).attribute(X, target=target)
+    known = (whole - f - g).norm(dim=1) / (f.norm(dim=1) + g.norm(dim=1))
+    assert_close(metrics.ModelLinearity(other=other, weights=(2, -3)).score(Saliency(net), X).value, known)
+
+
+def test_a_method_can_add_up_over_outputs_and_not_over_models() -> None:
+    """DeepLift's rescale rule passes each unit's contribution on, so that what counts is which units there are."""
+    first, other = (lambda x: torch.relu(x[:, :1]), lambda x: torch.relu(x[:, :1] + x[:, 1:2]))
+    both = lambda x: torch.cat([first(x), other(x)], 1)  # noqa: E731
+    x = torch.tensor([[1.0, -0.5]], dtype=torch.float64)
+    assert metrics.Linearity(other=1).score(DeepLift(both), x, target=0).value < 1e-9
+    # The size of the gradient adds up over neither.
+    assert metrics.Linearity(other=1).score(Saliency(lambda x: both(-(x**2) + x)), x, target=0).value < 1e-9
+    planted = metrics.ModelLinearity(other=lambda x: -3 * x[:, :1]).score(Saliency(first), x, target=0)
+    assert planted.value == pytest.approx(0.5)  # |1 - 3| beside 1 + 3
+
+
+def test_a_second_model_may_change_its_input_in_place(net: nn.Module) -> None:
+    def other(x: Tensor) -> Tensor:
+        return x.mul_(2) @ WEIGHTS[:, None].expand(6, 3)
+
+    plain = metrics.ModelLinearity(other=lambda x: (2 * x) @ WEIGHTS[:, None].expand(6, 3))
+    found = metrics.ModelLinearity(other=other).score(Saliency(net), X)
+    assert_close(found.value, plain.score(Saliency(net), X).value)
+
+
+def test_a_sum_of_models_has_no_layers(net: nn.Module) -> None:
+    for method, target in ((Saliency(net, at="0"), 0), (Saliency(net), Site("0", unit=(1,)))):
+        with pytest.raises(UnsupportedError, match="a sum of models, which has no layer"):
+            metrics.ModelLinearity().score(method, X, target=target)
+    with pytest.raises(UnsupportedError, match="a linear term needs real numbers"):
+        metrics.ModelLinearity().score(FeatureAblation(lambda x: x.sum(1).double()), torch.ones(2, 3, dtype=torch.long))
+    for wrong in ({"other": 3}, {"weights": (1, 0)}, {"weights": 2}, {"weights": (1, float("nan"))}, {"seed": -1}):
+        with pytest.raises(TorchwhyError):
+            metrics.ModelLinearity(**wrong)
 
 
 # -- input invariance --------------------------------------------------------------------------------------------

@@ -183,6 +183,62 @@ def test_correlations_over_subsets_are_those_of_numpy() -> None:
     assert_close(found.value, torch.stack(both).mean(0), **EXACT)
 
 
+@pytest.mark.parametrize(
+    "metric",
+    [
+        metrics.FaithfulnessCorrelation(linear, n_subsets=40),
+        metrics.MuFidelity(linear, n_subsets=40),
+        metrics.SensitivityN(linear, n_subsets=40, shares=(0.2, 0.4)),
+    ],
+    ids=lambda metric: type(metric).__name__,
+)
+def test_the_standard_error_of_a_correlation_is_its_spread_over_the_seeds(metric: Metric) -> None:
+    found = [score(metric.with_options(seed=s), PARTS + 4 * rand(4, 10, seed=3)) for s in range(80)]
+    spread = torch.stack([f.value for f in found]).std(0)
+    told = torch.stack([f.standard_error for f in found]).mean(0)
+    assert ((told / spread - 1).abs() < 0.3).all()
+    # Whatever subsets are drawn, exact parts have 1.
+    assert_close(score(metric).standard_error, torch.zeros(4).double(), rtol=0, atol=1e-9)
+    assert score(metric, torch.ones(4, 10).double()).standard_error.isnan().all()
+
+
+def test_sizes_of_subsets_at_which_nothing_changes_do_not_count() -> None:
+    def rule(z: Tensor) -> Tensor:
+        return (z.sum(1) > 3.5) * z[:, :4].sum(1)  # 0 whichever 5 of 8 are gone
+
+    x = torch.ones(1, 8, dtype=torch.float64)
+    values = torch.tensor([[0.5, 2, 1, -1, 3, 1, 2, -1]], dtype=torch.float64)
+    found = metrics.SensitivityN(rule, shares=(0.25, 0.625, 1.0)).score(values, x)
+    assert found.curve.x[:, 0].tolist() == [0.25, 0.625]  # of all positions there is one subset
+    assert found.curve.y.isnan().tolist() == [[False], [True]]
+    alone = metrics.FaithfulnessCorrelation(rule, share=0.25).score(values, x)
+    assert_close(found.value, alone.value, **EXACT)
+    assert_close(found.standard_error, alone.standard_error, **EXACT)
+    none = metrics.SensitivityN(lambda z: z.prod(1), shares=(0.25, 0.625)).score(values, x)
+    assert none.undefined == {"the score falls by as much whatever is removed": 1}
+
+
+def test_two_positions_have_a_size_of_subsets() -> None:
+    x = torch.ones(1, 2, dtype=torch.float64)
+    metric = metrics.SensitivityN(lambda z: z @ z.new_tensor([3.0, 1.0]))
+    assert_close(metric.score(x * torch.tensor([3.0, 1.0]), x).value, torch.ones(1).double(), **EXACT)
+    assert_close(metric.score(x * torch.tensor([1.0, 3.0]), x).value, -torch.ones(1).double(), **EXACT)
+
+
+def test_rounding_breaks_no_ties() -> None:
+    x = torch.full((1, 12), 0.1, dtype=torch.float64)
+    found = metrics.MuFidelity(lambda z: z.sum(1) - 0.3 * z[:, 9:].sum(1), share=0.4).score(
+        x * torch.tensor([1.0] * 9 + [0.7] * 3, dtype=torch.float64), x
+    )
+    assert_close(found.value, torch.ones(1).double(), **EXACT)
+
+
+def test_small_changes_of_a_large_score_have_ranks() -> None:
+    # Their squares are below the rounding of the score, they are not.
+    found = score(metrics.MonotonicityCorrelation(lambda x: 1e4 + 1e-6 * linear(x)))
+    assert_close(found.value, torch.ones(4).double(), **EXACT)
+
+
 def test_ranks_of_equal_values_are_shared() -> None:
     from scipy.stats import spearmanr
 
@@ -318,11 +374,7 @@ def test_exact_beats_random_beats_negated(known: tuple[Any, Tensor, Tensor], nam
     assert exact > random
     if metric.info.signed:
         assert random > goodness(-values)
-    flat = metric.score(torch.ones_like(values), x)
-    if name == "AverageDrop":
-        assert (flat.value == 0).all()  # what marks everything loses nothing, as its documentation says
-    else:
-        assert not sign * flat.mean > exact
+    assert not goodness(torch.ones_like(values)) > exact
 
 
 @pytest.mark.parametrize("name", ["IROF", "ROAD"])
@@ -379,6 +431,26 @@ def test_one_value_per_token_removes_tokens() -> None:
     tokens = torch.arange(7).view(7, 1)
     expected = metrics.Deletion(model, positions=tokens).score(values[..., None].expand(2, 7, 4), x)
     assert_close(metrics.Deletion(model).score(values, x).value, expected.value)
+    flipped = metrics.PixelFlipping(model, positions=tokens).score(values[..., None].expand(2, 7, 4), x)
+    assert_close(metrics.PixelFlipping(model).score(values, x).value, flipped.value)
+
+
+def test_one_channel_of_values_removes_places_of_a_series() -> None:
+    x, weight = rand(2, 3, 8, seed=1), rand(3, 8, seed=2)
+
+    def model(z: Tensor) -> Tensor:
+        return (z * weight).sum((1, 2))
+
+    exact = (x * weight).sum(1, keepdim=True)
+    for name in ("FaithfulnessEstimate", "FaithfulnessCorrelation", "MonotonicityCorrelation", "SensitivityN"):
+        assert_close(FAITHFUL[name](model).score(exact, x).value, torch.ones(2).double(), **EXACT)
+    places = torch.arange(8).view(1, 8)
+    expected = metrics.Deletion(model, positions=places).score(exact, x)
+    assert_close(metrics.Deletion(model).score(exact, x).value, expected.value)
+    # With a value for each, elements are removed.
+    elements = metrics.Deletion(model).score(x * weight, x)
+    assert len(elements.curve.y) == 21
+    assert len(expected.curve.y) == 9
 
 
 def test_examples_may_have_positions_of_their_own() -> None:
@@ -421,6 +493,7 @@ def test_unknown_options_are_refused() -> None:
         ({"seed": -1}, "seed"),
         ({"n_steps": 0}, "n_steps"),
         ({"controls": ("nothing",)}, "no control 'nothing'"),
+        ({"controls": "random"}, r"a tuple of names, \('random',\), not 'random'"),
     ):
         with pytest.raises(TorchwhyError, match=match):
             metrics.Deletion(linear, **options)
@@ -455,6 +528,27 @@ def test_without_spread_there_is_no_correlation(name: str) -> None:
     still = score(FAITHFUL[name](lambda x: 0 * x.sum(1) + 3))
     assert still.value.isnan().all()
     assert set(still.reasons) == {"the score falls by as much whatever is removed"}
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        metrics.AverageDrop(linear),
+        metrics.IncreaseInConfidence(linear),
+        metrics.Comprehensiveness(linear, soft=True),
+        metrics.Sufficiency(linear, soft=True),
+        metrics.Monotonicity(linear),
+    ],
+    ids=lambda metric: type(metric).__name__,
+)
+def test_what_is_the_same_everywhere_wins_nothing(metric: Metric) -> None:
+    # It would keep all there is, or drop it, or have any order.
+    flat = score(metric, torch.full((4, 10), 0.5).double())
+    assert flat.undefined == {"the attributions are the same everywhere, so none stands out": 4}
+    groups = torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2, 2, 3]])  # of several sizes, so that their sums differ
+    grouped = score(metric.with_options(positions=groups), torch.full((4, 10), 0.5).double())
+    assert grouped.undefined == flat.undefined
+    assert score(metric, PARTS).value.isfinite().any()
 
 
 def test_rounding_is_no_spread() -> None:

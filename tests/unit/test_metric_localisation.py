@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from torchwhy import TorchwhyError, metrics
 from torchwhy.metrics.localisation import mosaic
-from torchwhy.metrics.orders import largest, mean_ranks
+from torchwhy.metrics.orders import ascending, largest, mean_ranks
 
 CLASSES = {name: cls for name, cls in metrics.metrics().items() if cls.info.family == "localisation"}
 VALUES = torch.tensor([[3.0, -1.0, 2.0, 0.5, 0.0, -4.0]], dtype=torch.float64)
@@ -265,3 +265,10 @@ def test_a_mosaic_of_three_images_is_refused() -> None:
         mosaic(rand(2, 3, 3, 2, 5), torch.ones(3, dtype=torch.bool))
     with pytest.raises(TorchwhyError, match="booleans"):
         mosaic(rand(2, 4, 3, 2, 5), torch.ones(2, 4))
+
+
+def test_the_order_of_equal_values_is_kept_where_it_has_to_be() -> None:
+    generator = torch.Generator().manual_seed(3)
+    values = torch.cat([torch.randn(3, 500, generator=generator), torch.randint(5, (3, 500), generator=generator)])
+    assert torch.equal(ascending(values, stable=True), values.argsort(dim=1, stable=True))
+    assert torch.equal(values.gather(1, ascending(values)), values.sort(1).values)

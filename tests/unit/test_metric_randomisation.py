@@ -26,6 +26,7 @@ from torchwhy import (
 from torchwhy.core.problem import Problem
 from torchwhy.core.scores import Probability
 from torchwhy.core.tensors import Tensors
+from torchwhy.engines.noise import draws
 from torchwhy.engines.weights import forgotten, layers, parts, randomised
 from torchwhy.methods.base import Attribution, Method
 from torchwhy.metrics.controls import edges
@@ -422,12 +423,13 @@ def test_entropy_is_that_of_the_histogram(net: nn.Module, x: Tensor) -> None:
         return [float(stats.entropy(c)) for c in counts]
 
     method = InputXGradient(net)
-    found = metrics.EfficientMPRT(n_bins=30).score(method, x, target=2)
+    found = metrics.EfficientMPRT(n_bins=30, n_draws=1).score(method, x, target=2)
     assert found.details["entropy"] == pytest.approx(entropy(method.attribute(x, target=2)))
     after = torch.tensor(found.details["entropy randomised"])
     before = torch.tensor(found.details["entropy"])
     assert_close(found.value, ((after - before) / before).double())
     assert found.standard_error is None
+    assert "chance" not in found.details
     several = metrics.EfficientMPRT(n_bins=30, n_draws=4).score(method, x, target=2)
     assert several.standard_error.shape == (3,)
     assert several.evaluations == 3 + 4 * 3
@@ -437,6 +439,37 @@ def test_an_explanation_without_the_model_does_not_become_more_complex(net: nn.M
     assert_close(metrics.EfficientMPRT().score(Edges(net), x).value, torch.zeros(3).double())
     flat = metrics.EfficientMPRT().score(Edges(net), torch.ones_like(x))
     assert flat.undefined == {"the attributions are the same everywhere, so that their entropy is 0": 3}
+
+
+def test_several_draws_of_the_weights_have_a_spread(net: nn.Module, x: Tensor) -> None:
+    method = InputXGradient(net)
+    once, three = (MPRT(n_draws=n, seed=4).score(method, x, target=2) for n in (1, 3))
+    assert once.standard_error is None
+    assert three.standard_error.shape == (3,)
+    assert (three.standard_error > 0).all()
+    assert three.details["layers"] == once.details["layers"]
+    others = [MPRT(seed=draws(4, 84, k).initial_seed()).score(method, x, target=2) for k in (1, 2)]
+    values = torch.stack([found.value for found in (once, *others)])
+    assert_close(three.value, values.mean(0))
+    assert_close(three.standard_error, values.std(0) / 3**0.5)
+    assert_close(three.curve.y, torch.stack([found.curve.y for found in (once, *others)]).mean(0))
+    with pytest.raises(TorchwhyError, match="n_draws"):
+        MPRT(n_draws=0)
+
+
+def test_models_that_learned_nothing_lie_in_the_band_of_entropies(net: nn.Module, x: Tensor) -> None:
+    method, metric = InputXGradient(net), metrics.EfficientMPRT(n_bins=30, n_draws=6)
+    found = metric.score(method, x, target=2)
+    seeds = [draws(0, 82, k).initial_seed() for k in range(6)]
+    untrained = [InputXGradient(randomised(net, seed=s)).attribute(x, target=2) for s in seeds]
+    entropies = torch.stack([metric.entropy(Tensors([t])) for t in untrained])
+    values = torch.stack([(entropies[torch.arange(6) != k].mean(0) - e) / e for k, e in enumerate(entropies)])
+    chance = found.details["chance"]
+    assert chance["low"] == pytest.approx((values.mean(0) - 2 * values.std(0)).clamp(min=-1).tolist())
+    assert chance["high"] == pytest.approx((values.mean(0) + 2 * values.std(0)).tolist())
+    still = metric.score(Edges(net), x).details["chance"]
+    assert still["low"] == pytest.approx([0, 0, 0], abs=1e-12)
+    assert still["high"] == pytest.approx([0, 0, 0], abs=1e-12)
 
 
 # -- RandomLogit -------------------------------------------------------------------------------------------------

@@ -66,6 +66,31 @@ def test_it_says_what_it_is() -> None:
     assert record["controls"]["random"][2] is None
 
 
+def test_a_control_without_a_value_says_why(net: nn.Module, x: Tensor) -> None:
+    metric = metrics.FaithfulnessEstimate(net, controls=("random", "constant"))
+    found = metric.score(IntegratedGradients(net), x)
+    why = "the attributions are the same for all that is removed"
+    assert found.controls["constant"].isnan().all()
+    assert found.control_reasons == {"random": ("",) * len(x), "constant": (why,) * len(x)}
+    assert f"constant undefined ({why})" in repr(found)
+    assert found.as_dict()["control_reasons"]["constant"] == [why] * len(x)
+    shown = repr(panel([metric], IntegratedGradients(net), x))
+    assert shown.endswith(f"FaithfulnessEstimate, constant: {len(x)} undefined: {why}")
+
+
+def test_a_control_is_a_mean_over_its_draws_that_have_a_value() -> None:
+    # A normal draw for one feature is below 0 half of the time, and then marks nothing.
+    x = torch.ones(1, 1, dtype=torch.float64)
+    found = metrics.RelevanceMassAccuracy(controls=("random",)).score(x, mask=x > 0)
+    assert found.controls["random"].item() == 1
+    assert found.control_reasons["random"] == ("",)
+
+
+def test_where_there_is_no_value_there_is_no_standard_error() -> None:
+    found = Rating.where(torch.tensor([True, False]), torch.ones(2), "why", standard_error=torch.ones(2))
+    assert found.standard_error.isnan().tolist() == [False, True]
+
+
 def test_scores_of_some_examples_follow_each_other() -> None:
     parts = [
         Rating(
@@ -73,6 +98,7 @@ def test_scores_of_some_examples_follow_each_other() -> None:
             standard_error=torch.tensor([i / 10]),
             curve=Curve(torch.zeros(2 + i, 1), torch.full((2 + i, 1), float(i))),
             controls={"random": torch.tensor([-float(i)])},
+            control_reasons={"random": (str(i),)},
             evaluations=5,
         )
         for i in range(3)
@@ -80,6 +106,7 @@ def test_scores_of_some_examples_follow_each_other() -> None:
     whole = Rating.cat(parts)
     assert whole.value.tolist() == [0, 1, 2]
     assert whole.controls["random"].tolist() == [0, -1, -2]
+    assert whole.control_reasons["random"] == ("0", "1", "2")
     assert whole.evaluations == 15
     # Curves end where they are done; a longer one of another example holds its last value.
     assert whole.curve.y.shape == (4, 3)

@@ -164,6 +164,8 @@ def test_numbers_that_noise_cannot_be_added_to(a: Tensor) -> None:
 
     inputs = drawn(2, 5), torch.tensor([[2], [3]])
     method = FeatureAblation(Scaled())
+    with pytest.raises(TorchwhyError, match="noise cannot be added to integers: explain a function of what the layer"):
+        metrics.MaxSensitivity().score(FeatureAblation(lambda t: t.sum(1)), torch.ones(2, 3).long())
     with pytest.raises(TorchwhyError, match=r"input 1 is torch\.int64, to which noise cannot be added"):
         metrics.MaxSensitivity().score(method, inputs)
     with pytest.raises(TorchwhyError, match="nothing is changed"):

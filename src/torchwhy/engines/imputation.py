@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-TRACE = 1e-9  # weight of the mean beside neighbours that weigh up to 1: of no account, unless there is nothing else
+TRACE = 1e-12  # weight of the mean beside neighbours that weigh up to 1: of no account, unless there is nothing else
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}  # of the residual, in terms of the largest pixel
 AT_ONCE = 2**17  # pixels, of which what is needed fits into a cache
 
@@ -40,39 +40,53 @@ def _solved(images: Tensor, known: Tensor) -> Tensor:
         return pad(t, (1, 1, 1, 1)).flatten(1)
 
     unknown = flat((~known).to(images))[:, inner]
-    weight = _around(flat(torch.ones_like(images[:1])), line) + TRACE
+    weight = _total(_additions(flat(torch.ones_like(images[:1])), line)) / 12 - 1 / 3 + TRACE
     mean = images.mean((1, 2), keepdim=True)
     small = TOLERANCE[images.dtype] * images.abs().amax((1, 2))[:, None]
     tiny = torch.finfo(images.dtype).tiny
     full = flat(torch.where(known, images, mean))
     x = full[:, inner]
-    residual = unknown * (_around(full, line) + TRACE * mean[:, 0] - weight * x)
-    spread, own, share = unknown / -12, unknown * weight, 1 / weight
-    ready = residual * share
-    ahead = pad(ready, (line + 1, line + 1))  # the way, with zeros around
-    way, power = ahead[:, inner], (residual * ready).sum(1, keepdim=True)
+    # A pixel counts 4 times in its own total, which is given back here.
+    own, spread = -12 * weight - 4, unknown / -12
+    ahead = full.clone()
+    additions, way = _additions(ahead, line), ahead[:, inner]  # the way, with zeros around
+    residual = unknown * (TRACE * mean[:, 0]) - spread * (_total(additions) + own * x)
+    way.copy_(residual)
+    held = torch.empty_like(residual)
+
+    def product(a: Tensor, b: Tensor) -> Tensor:
+        return torch.mul(a, b, out=held).sum(1, keepdim=True)
+
+    power = product(residual, residual)
     # In exact arithmetic as many steps as there are unknowns suffice.
     for _ in range(2 * images[0].numel()):
-        open_ = residual.abs().amax(1, keepdim=True) > small
+        open_ = torch.abs(residual, out=held).amax(1, keepdim=True) > small
         if not open_.any():
             break
-        moved = (own * way).addcmul_(spread, _twelvefold(ahead, line))
-        step = open_ * power / (way * moved).sum(1, keepdim=True).clamp_min(tiny)
+        moved = _total(additions).addcmul_(own, way).mul_(spread)
+        step = open_ * power / product(way, moved).clamp_min_(tiny)
         x.addcmul_(step, way)
         residual.addcmul_(step, moved, value=-1)
-        ready = residual * share
-        before, power = power, (residual * ready).sum(1, keepdim=True)
-        way.mul_(power / before.clamp_min(tiny)).add_(ready)
+        before, power = power, product(residual, residual)
+        torch.addcmul(residual, power / before.clamp_min(tiny), way, out=way)
     return full.view(len(images), -1, line)[:, 1:-1, 1:-1]
 
 
-def _around(x: Tensor, line: int) -> Tensor:
-    """The weighted sum of each pixel's neighbours."""
-    return _twelvefold(x, line) / 12
+def _additions(x: Tensor, line: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """What is to be added up, and where it is put, for the total of each pixel and its neighbours.
+
+    Twice two neighbours along the line and twice across it: the weights are the outer product of (1, 2, 1).
+    """
+    found, room = [], [torch.empty_like(x), torch.empty_like(x)]
+    for number, shift in enumerate((1, 1, line, line)):
+        before, behind = x[:, :-shift], x[:, shift:]
+        x = room[number % 2][:, : before.shape[1]]
+        found.append((before, behind, x))
+    return found
 
 
-def _twelvefold(x: Tensor, line: int) -> Tensor:
-    """Twelve times that: the outer product of (1, 2, 1) without its middle."""
-    rows = torch.add(x[:, : -2 * line], x[:, line:-line], alpha=2).add_(x[:, 2 * line :])
-    both = torch.add(rows[:, :-2], rows[:, 1:-1], alpha=2).add_(rows[:, 2:])
-    return both.sub_(x[:, line + 1 : -line - 1], alpha=4)
+def _total(additions: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+    """The total for the numbers that lie there now."""
+    for before, behind, both in additions:
+        torch.add(before, behind, out=both)
+    return additions[-1][2]

@@ -79,6 +79,11 @@ def _scales(sizes: Stdevs | Tensors, inputs: Tensors, what: str) -> list[float |
         raise TorchwhyError(
             f"{len(scales)} {what} were given for {len(inputs)} inputs: give one for all, or one for each"
         )
+    if any(scales) and not any(t.is_floating_point() for t in inputs):
+        raise TorchwhyError(
+            f"noise cannot be added to integers: explain a function of what the layer behind them gives, such as "
+            f"embeddings, not inputs of {', '.join(str(t.dtype) for t in inputs)}"
+        )
     for number, (s, t) in enumerate(zip(scales, inputs, strict=True)):
         if s and not t.is_floating_point():
             raise TorchwhyError(

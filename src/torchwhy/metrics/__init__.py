@@ -9,7 +9,7 @@ from torchwhy.metrics.agreement import (
     SignedRankAgreement,
     agreement,
 )
-from torchwhy.metrics.axioms import Completeness, InputInvariance, Linearity, NonSensitivity, Symmetry
+from torchwhy.metrics.axioms import Completeness, InputInvariance, Linearity, ModelLinearity, NonSensitivity, Symmetry
 from torchwhy.metrics.base import Judged, Metric
 from torchwhy.metrics.complexity import Complexity, EffectiveComplexity, Sparseness, SupportSize
 from torchwhy.metrics.correlations import (
@@ -100,6 +100,7 @@ __all__ = [
     "LocalLipschitzEstimate",
     "MaxSensitivity",
     "Metric",
+    "ModelLinearity",
     "Monotonicity",
     "MonotonicityCorrelation",
     "MuFidelity",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +16,12 @@ from torchwhy.core.options import at_least
 from torchwhy.core.site import Site
 from torchwhy.core.target import Target, TargetLike, main_part
 from torchwhy.core.tensors import Tensors
-from torchwhy.engines.noise import draws
+from torchwhy.engines.noise import check_seed, draws
 from torchwhy.metrics.base import Judged, Metric
 from torchwhy.metrics.complexity import ALL_ZERO
 from torchwhy.metrics.rating import INFINITY, Rating
 from torchwhy.metrics.removal import Removal, RemovalMetric, too_small, wide
+from torchwhy.metrics.sums import random_term, summed
 from torchwhy.registry import MetricInfo, register_metric
 
 
@@ -253,7 +255,9 @@ class Linearity(Metric):
 
     .. math:: \frac{\left\| \phi(f + g) - \phi(f) - \phi(g) \right\|_2}{\| \phi(f) \|_2 + \| \phi(g) \|_2}
 
-    :math:`f` is the score that is explained, and :math:`g` another of the same model.
+    :math:`f` is the score that is explained, and :math:`g` another of the same model, so that the sum runs the same
+    operations once. The axiom speaks of any two models, see `ModelLinearity`: a method can add up over the outputs of
+    one network, as all rules of one backward pass do, and not over two.
 
     Args:
         other: the target :math:`g`, see `torchwhy.core.target`; None is the mean of the output.
@@ -284,6 +288,84 @@ class Linearity(Metric):
         size = _norm(f) + _norm(g)
         value = _norm(whole - f - g) / torch.where(size > 0, size, 1)
         return Rating.where((size > 0) | (_norm(whole) == 0), value, f"for both scores, {ALL_ZERO}")
+
+
+@register_metric(
+    MetricInfo(
+        family="axioms",
+        summary="how far the explanation of a sum of two models is from the sum of their explanations",
+        paper="Sundararajan, Taly, Yan: Axiomatic Attribution for Deep Networks",
+        year=2017,
+        cost="3 explanations",
+        range=(0, INFINITY),
+        direction="lower",
+        needs=("explainer", "inputs"),
+    )
+)
+@dataclass(kw_only=True, eq=False)
+class ModelLinearity(Metric):
+    r"""How far the explanation of a sum of two models is from the sum of their explanations.
+
+    .. math:: \frac{\left\| \phi(a f + b g) - a\,\phi(f) - b\,\phi(g) \right\|_2}
+        {\| a\,\phi(f) \|_2 + \| b\,\phi(g) \|_2}
+
+    :math:`f` is the method's model and :math:`g` another one, or a random linear term of the inputs, of the size of
+    what they change in the score. The same target is explained of all three: an output, or what is linear in the outputs.
+
+    Args:
+        other: :math:`g`, from the same arguments to outputs of the same form; None plants the term.
+        weights: :math:`a` and :math:`b`.
+        seed: of the term.
+
+    Shapes: inputs (B, ...), value (B,). No units.
+
+    Raises:
+        UnsupportedError: what is explained is a layer, or the target lies in one: the sum has none of these; or a term
+            cannot be planted into whole numbers.
+
+    Paper: M. Sundararajan, A. Taly, Q. Yan, ICML 2017, arXiv:1703.01365.
+
+    >>> import torch
+    >>> from torchwhy import InputXGradient, Saliency
+    >>> f, g, x = lambda x: (x**2).sum(1), lambda x: x.prod(1), torch.tensor([[1.0, -2.0]])
+    >>> ModelLinearity(other=g, weights=(2, -3)).score(InputXGradient(f), x).value < 1e-6
+    tensor([True])
+    >>> ModelLinearity(other=g).score(Saliency(f), x).value > 0.1
+    tensor([True])
+    >>> ModelLinearity().score(InputXGradient(f), x).value < 1e-6
+    tensor([True])
+    """
+
+    other: Any = None
+    weights: tuple[float, float] = (1.0, 1.0)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_seed(self.seed)
+        if self.other is not None and not callable(self.other):
+            raise TorchwhyError(f"other is a model, a module or a function, not {type(self.other).__name__}")
+        if not isinstance(self.weights, tuple | list) or len(self.weights) != 2 or not all(map(_factor, self.weights)):
+            raise TorchwhyError(f"weights are two finite numbers other than 0, not {self.weights!r}")
+
+    def compute(self, judged: Judged) -> Rating:
+        p = judged.p
+        if p.site is not None or p.target_site is not None:
+            raise UnsupportedError(
+                f"ModelLinearity explains a sum of models, which has no layer {p.site or p.target_site!r}: explain an "
+                f"output, at the input"
+            )
+        other = random_term(p, self.seed)[0] if self.other is None else self.other
+        a, b = map(float, self.weights)
+        f, g = a * judged.values, b * judged.with_model(other)
+        whole = judged.with_model(summed(p.model, other, (a, b)))
+        size = _norm(f) + _norm(g)
+        value = _norm(whole - f - g) / torch.where(size > 0, size, 1)
+        return Rating.where((size > 0) | (_norm(whole) == 0), value, f"for both models, {ALL_ZERO}")
+
+
+def _factor(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value != 0
 
 
 def _mean(output: Any) -> Tensor:

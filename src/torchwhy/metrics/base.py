@@ -244,6 +244,8 @@ class Metric(Options, ABC):
     def __post_init__(self) -> None:
         if self.model is not None and not callable(self.model):
             raise TorchwhyError(f"a model is a module or a function, not {type(self.model).__name__}")
+        if isinstance(self.controls, str):
+            raise TorchwhyError(f"controls are a tuple of names, ({self.controls!r},), not {self.controls!r}")
         for name in self.controls:
             if name not in CONTROLS:
                 raise TorchwhyError(f"there is no control {name!r}{closest(name, CONTROLS)}")
@@ -304,9 +306,11 @@ class Metric(Options, ABC):
         before = 0 if p is None else p.cost.forward
         found = self.compute(judged)
         rows = 0 if p is None else p.cost.forward - before
+        controls = {name: self._control(judged, name) for name in self.controls}
         return dataclasses.replace(
             found,
-            controls={name: self._control(judged, name) for name in self.controls},
+            controls={name: control.value for name, control in controls.items()},
+            control_reasons={name: control.reasons for name, control in controls.items()},
             metric=type(self).__name__,
             direction=self.direction,
             units=self.units,
@@ -403,11 +407,12 @@ class Metric(Options, ABC):
                 else f"{name} looks at no mask: leave it out"
             )
 
-    def _control(self, judged: Judged, name: str) -> Tensor:
-        """(B,) the value for attributions that know nothing of the model, as a mean over their draws."""
+    def _control(self, judged: Judged, name: str) -> Rating:
+        """The value for attributions that know nothing of the model, as a mean over the draws that have one."""
         point = judged.inputs if judged._problem is None else judged.p.point
-        found = [self.compute(judged.other(values)).value for values in CONTROLS[name](judged.values, point)]
-        return torch.stack(found).mean(0)
+        found = [self.compute(judged.other(values)) for values in CONTROLS[name](judged.values, point)]
+        value = torch.stack([each.value for each in found]).nanmean(0)
+        return Rating.where(value.isfinite(), value, found[0].reasons)
 
 
 def _zero_at_layer(explained: Explained) -> bool:
@@ -450,7 +455,7 @@ def formed(values: Tensors, point: Tensors) -> Tensors:
             f"attributions of {values.shapes} are not of the form of what was explained, {point.shapes}: "
             f"give the inputs they belong to, and at= where they are of a layer"
         )
-    return values.map(lambda v, t: v.reshape(shape(v, t)), point)
+    return values.map(lambda v, t: v.reshape(shape(v, t)).to(t.device), point)
 
 
 def _mask(given: TensorOrTensors, values: Tensors) -> Tensors:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,10 +13,13 @@ from torchwhy.core.errors import TorchwhyError
 from torchwhy.core.options import at_least, one_of
 from torchwhy.core.tensors import Tensors
 from torchwhy.engines.noise import check_stdevs, draws, normal
-from torchwhy.metrics.orders import mean_ranks
+from torchwhy.metrics.orders import FLAT, mean_ranks
 from torchwhy.metrics.rating import INFINITY, Curve, Rating
 from torchwhy.metrics.removal import Removal, RemovalMetric, check_shares, wide
 from torchwhy.registry import MetricInfo, register_metric
+
+UNVARIED = "the attributions are the same for all that is removed"
+UNMOVED = "the score falls by as much whatever is removed"
 
 
 def subsets(removal: Removal, share: float, n_subsets: int, seed: int) -> Tensor:
@@ -37,15 +41,35 @@ def sums(removal: Removal, present: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Relation:
-    """A correlation (B,), where it is defined, and why it is not elsewhere."""
+    """A correlation, where it is defined.
+
+    Attributes:
+        value: (B,), NaN where it is not.
+        varied: (B,) where the attributions differ.
+        moved: (B,) where the falls do.
+        influence: (K, B) what each of the K rows does to the value: K times what it changes there, 0 in the mean.
+    """
 
     value: Tensor
-    defined: Tensor
-    reasons: list[str]
+    varied: Tensor
+    moved: Tensor
+    influence: Tensor
 
-    def score(self, **more: Any) -> Rating:
-        """As the value of a metric."""
-        return Rating.where(self.defined, self.value, self.reasons, **more)
+    @property
+    def reasons(self) -> list[str]:
+        """(B,) why there would be no value."""
+        return [UNVARIED if not v else UNMOVED for v in self.varied.tolist()]
+
+    def score(self, *, drawn: bool = False) -> Rating:
+        """As the value of a metric, with its standard error where the rows were drawn."""
+        error = standard_error(self.influence) if drawn else None
+        return Rating.where(self.varied & self.moved, self.value, self.reasons, standard_error=error)
+
+
+def standard_error(found: Tensor) -> Tensor:
+    """(B,) of the mean of drawn (K, B)."""
+    error: Tensor = found.std(0) / len(found) ** 0.5
+    return error
 
 
 def pearson(attributed: Tensor, falls: Tensor, level: Tensor) -> Relation:
@@ -56,28 +80,50 @@ def pearson(attributed: Tensor, falls: Tensor, level: Tensor) -> Relation:
         falls: of the score.
         level: (B,) the score, of which falls have the rounding.
     """
-    a, f = (t.double() - t.double().mean(0) for t in (attributed, falls))
-    spread_a, spread_f = a.norm(dim=0), f.norm(dim=0)
-    eps = torch.finfo(falls.dtype).eps * len(a) ** 0.5
-    varied = spread_a > 4 * eps * attributed.double().abs().amax(0)
-    moved = spread_f > 4 * eps * torch.maximum(level.double().abs(), falls.double().abs().amax(0))
-    defined = varied & moved
-    value = (a * f).sum(0) / torch.where(defined, spread_a * spread_f, 1)
-    reasons = [
-        "the attributions are the same for all that is removed"
-        if not v
-        else "the score falls by as much whatever is removed"
-        for v in varied.tolist()
-    ]
-    return Relation(value.clamp(-1, 1).to(attributed.dtype), defined, reasons)
+    varied = _varied(attributed, attributed.double().abs().amax(0))
+    moved = _varied(falls, _level(falls, level))
+    a, f = (_standardised(t, there) for t, there in ((attributed, varied), (falls, moved)))
+    value = (a * f).mean(0).clamp(-1, 1)
+    influence = a * f - value / 2 * (a**2 + f**2)
+    value = torch.where(varied & moved, value, math.nan)
+    return Relation(value.to(attributed.dtype), varied, moved, influence.to(attributed.dtype))
+
+
+def _varied(values: Tensor, size: Tensor) -> Tensor:
+    """(B,) where (K, B) values of so large numbers differ by more than rounding."""
+    spread = (values.double() - values.double().mean(0)).norm(dim=0)
+    varied: Tensor = spread > 4 * torch.finfo(values.dtype).eps * len(values) ** 0.5 * size
+    return varied
+
+
+def _level(falls: Tensor, level: Tensor) -> Tensor:
+    """(B,) how large the scores are that falls (K, B) are differences of."""
+    return torch.maximum(level.double().abs(), falls.double().abs().amax(0))
+
+
+def _standardised(values: Tensor, varied: Tensor) -> Tensor:
+    """Values (K, B) with the mean 0 and the mean square 1."""
+    values = values.double() - values.double().mean(0)
+    return values / torch.where(varied, values.square().mean(0).sqrt(), 1)
 
 
 def spearman(attributed: Tensor, falls: Tensor, level: Tensor) -> Relation:
-    """Correlation of the ranks; equal values share their mean rank."""
+    """Correlation of the ranks; values that are equal but for rounding share their mean rank."""
     plain = pearson(attributed, falls, level)
-    a, f = (mean_ranks(t.T).T.to(t.dtype) for t in (attributed, falls))
-    order = pearson(a, f, torch.zeros_like(level))
-    return Relation(order.value, plain.defined & order.defined, plain.reasons)
+    ranked = _ranks(attributed, attributed.double().abs().amax(0)), _ranks(falls, _level(falls, level))
+    order = pearson(*ranked, torch.zeros_like(level))
+    varied, moved = plain.varied & order.varied, plain.moved & order.moved
+    value = torch.where(varied & moved, order.value, math.nan)
+    return Relation(value.to(attributed.dtype), varied, moved, order.influence.to(attributed.dtype))
+
+
+def _ranks(values: Tensor, size: Tensor) -> Tensor:
+    """(K, B) ranks of (K, B) values of so large numbers, in float64."""
+    ordered, order = values.sort(0)
+    # Neighbours no farther apart than rounding are one value.
+    steps = ordered.diff(dim=0) > 4 * torch.finfo(values.dtype).eps * size
+    places = torch.cat([torch.zeros_like(values[:1]), steps.cumsum(0).to(values)])
+    return mean_ranks(torch.empty_like(values).scatter_(0, order, places).T).T
 
 
 @dataclass(kw_only=True, eq=False)
@@ -120,7 +166,9 @@ class FaithfulnessCorrelation(SubsetMetric):
 
     .. math:: \operatorname{corr}_S\left( \sum_{i \in S} a_i,\; f(x) - f(x_{\setminus S}) \right)
 
-    Shapes: attributions like the inputs (B, ...), value (B,). No units.
+    The standard error is that of what each subset does to the correlation (the infinitesimal jackknife).
+
+    Shapes: attributions like the inputs (B, ...), value and standard error (B,). No units.
 
     Paper: U. Bhatt, A. Weller, J. M. F. Moura, IJCAI 2020, arXiv:2005.00631.
 
@@ -131,7 +179,7 @@ class FaithfulnessCorrelation(SubsetMetric):
     """
 
     def measure(self, removal: Removal) -> Rating:
-        return pearson(*self.drawn(removal), wide(removal.p.scores)).score()
+        return pearson(*self.drawn(removal), wide(removal.p.scores)).score(drawn=True)
 
 
 @register_metric(
@@ -152,7 +200,9 @@ class MuFidelity(SubsetMetric):
     .. math:: \operatorname{corr}_S\left( \operatorname{rank} \sum_{i \in S} a_i,\;
         \operatorname{rank} f(x) - f(x_{\setminus S}) \right)
 
-    Shapes: attributions like the inputs (B, ...), value (B,). No units.
+    The standard error is that of `FaithfulnessCorrelation`, of the ranks.
+
+    Shapes: attributions like the inputs (B, ...), value and standard error (B,). No units.
 
     Paper: U. Bhatt, A. Weller, J. M. F. Moura, IJCAI 2020, arXiv:2005.00631; with ranks T. Fel et al., 2022,
     arXiv:2206.04394.
@@ -165,7 +215,7 @@ class MuFidelity(SubsetMetric):
     """
 
     def measure(self, removal: Removal) -> Rating:
-        return spearman(*self.drawn(removal), wide(removal.p.scores)).score()
+        return spearman(*self.drawn(removal), wide(removal.p.scores)).score(drawn=True)
 
 
 @register_metric(
@@ -232,7 +282,8 @@ class MonotonicityCorrelation(RemovalMetric):
     """
 
     def measure(self, removal: Removal) -> Rating:
-        changes = removal.falls(one_absent(removal)).square()
+        # The squares of changes have the ranks of their sizes, and another rounding.
+        changes = removal.falls(one_absent(removal)).abs()
         return spearman(removal.values.abs().T, changes, wide(removal.p.scores)).score()
 
 
@@ -253,8 +304,9 @@ class Monotonicity(RemovalMetric):
 
     .. math:: \frac{1}{S} \sum_{k=1}^{S} 1\left[ f(x_{\text{bottom } k}) \ge f(x_{\text{bottom } k - 1}) \right]
 
-    Arya et al. ask whether it is 1. Where features do not interact, it does not depend on their order: read it for
-    what it is.
+    Arya et al. ask whether it is 1. Where features do not interact, it does not depend on their order, and where they
+    do a better explanation need not have more of it: read it for what it is, and not as a rank of explanations. One
+    that is the same everywhere has no order, and no value.
 
     Args:
         n_steps: steps from nothing to everything, but never more than there are positions; None takes one position at
@@ -286,7 +338,7 @@ class Monotonicity(RemovalMetric):
         curve = Curve(1 - without.x.flip(0), without.y.flip(0), "share shown, least first")
         rises = curve.y.diff(dim=0)
         rounding = 4 * torch.finfo(curve.y.dtype).eps * curve.y.abs().amax(0)
-        return Rating((rises >= -rounding).to(rises).mean(0), curve=curve)
+        return Rating.where(~removal.flat, (rises >= -rounding).to(rises).mean(0), FLAT, curve=curve)
 
 
 @register_metric(
@@ -312,6 +364,7 @@ class Infidelity(SubsetMetric):
             :math:`\phi^\top I = \sum_{i \in S} a_i`. "noise" is added to all elements, and attributions are slopes:
             :math:`\phi^\top I = \sum_i a_i \epsilon_i`.
         scaled: :math:`\beta` makes the gap least, so that only the proportions of the attributions count; else it is 1.
+            It may be negative, and so forgives a wrong sign of all: ``details["scale"]`` holds it.
         stdevs: of the noise; one for all inputs, or one each.
 
     Shapes: attributions like the inputs (B, ...), value and standard error (B,). Units: score squared.
@@ -348,7 +401,7 @@ class Infidelity(SubsetMetric):
             said = scale * said
             details["scale"] = scale.tolist()
         gaps = ((said - falls) ** 2).to(removal.values)
-        return Rating(gaps.mean(0), standard_error=gaps.std(0) / len(gaps) ** 0.5, details=details)
+        return Rating(gaps.mean(0), standard_error=standard_error(gaps), details=details)
 
     def noisy(self, removal: Removal) -> tuple[Tensor, Tensor]:
         """What slopes say of noise, and what it does, (K, B) each."""
@@ -387,11 +440,14 @@ class SensitivityN(RemovalMetric):
     .. math:: \frac{1}{|N|} \sum_{n \in N} \operatorname{corr}_{|S| = n}\left( \sum_{i \in S} a_i,\;
         f(x) - f(x_{\setminus S}) \right)
 
+    A size at which the score falls by as much whatever is removed has no correlation, for no attributions: it is NaN in
+    the curve and not in the mean. Nor is a size of all positions, of which there is one subset.
+
     Args:
         shares: of the positions, that subsets are.
         n_subsets: drawn of each size.
 
-    Shapes: attributions like the inputs (B, ...), value (B,), curve (sizes, B). No units.
+    Shapes: attributions like the inputs (B, ...), value and standard error (B,), curve (sizes, B). No units.
 
     Paper: M. Ancona, E. Ceolini, C. Öztireli, M. Gross, ICLR 2018, arXiv:1711.06104.
 
@@ -415,10 +471,21 @@ class SensitivityN(RemovalMetric):
             int((~drawn[0]).sum()): drawn
             for drawn in (subsets(removal, share, self.n_subsets, self.seed) for share in self.shares)
         }
+        if len(rows) > 1:
+            rows.pop(removal.count, None)
         found = [pearson(sums(removal, present), removal.falls(present), level) for present in rows.values()]
-        values = torch.stack([f.value for f in found])
-        defined = torch.stack([f.defined for f in found]).all(0)
-        reasons = [next((f.reasons[i] for f in found if not f.defined[i]), "") for i in range(len(level))]
+        values, varied, moved = (
+            torch.stack(parts) for parts in zip(*((f.value, f.varied, f.moved) for f in found), strict=True)
+        )
+        # A row of one size lies within that of the next, so it is drawn once for all of them.
+        influence = torch.stack([f.influence for f in found])
+        count = moved.sum(0).clamp_min(1).to(values)
         sizes = torch.tensor(list(rows)).to(values) / removal.count
+        whole = Relation(
+            torch.where(moved, values, 0).sum(0) / count,
+            (varied | ~moved).all(0),
+            moved.any(0),
+            (influence * moved[:, None]).sum(0) / count,
+        )
         curve = Curve(sizes[:, None].expand(values.shape), values, "share in a subset")
-        return Rating.where(defined, values.mean(0), reasons, curve=curve)
+        return dataclasses.replace(whole.score(drawn=True), curve=curve)

@@ -12,6 +12,7 @@ from torchwhy.core.errors import TorchwhyError
 from torchwhy.core.options import at_least
 from torchwhy.core.tensors import Tensors
 from torchwhy.engines.noise import check_stdevs, draws, normal
+from torchwhy.metrics.orders import FLAT
 from torchwhy.metrics.rating import INFINITY, Rating
 from torchwhy.metrics.removal import Removal, RemovalMetric, check_shares, wide
 from torchwhy.registry import MetricInfo, register_metric
@@ -24,7 +25,7 @@ class RationaleMetric(RemovalMetric):
     Args:
         shares: of the positions, that the rationales are; the value is the mean over them.
         soft: instead, keep or drop each position by chance, with its attribution as a share of the largest as the
-            probability, negative ones as 0.
+            probability, negative ones as 0. Attributions that are the same everywhere have no value then.
         n_samples: draws, if soft.
     """
 
@@ -50,22 +51,27 @@ class RationaleMetric(RemovalMetric):
         if not self.soft:
             counts = [max(1, round(share * removal.count)) for share in self.shares]
             return Rating((start - self.left(removal, torch.tensor(counts))).mean(0))
-        share, marked = shares_of_largest(removal.values)
+        share, told, reasons = shares_of_largest(removal)
         generator = draws(self.seed, stream=62)
         drawn = torch.rand(self.n_samples, 1, removal.count, generator=generator, dtype=torch.float64)
         falls = start - removal.faded(self.kept(drawn.to(share.device) < share).to(share))
         error = falls.std(0) / len(falls) ** 0.5
-        return Rating.where(marked, falls.mean(0), NOTHING_MARKED, standard_error=error)
+        return Rating.where(told, falls.mean(0), reasons, standard_error=error)
 
 
 NOTHING_MARKED = "no attribution is above 0, so nothing is marked"
 
 
-def shares_of_largest(values: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, M) positive values as a share of the largest, and (B,) whether there is one."""
-    positive = values.clamp_min(0)
+def shares_of_largest(removal: Removal) -> tuple[Tensor, Tensor, list[str]]:
+    """(B, M) positive values as a share of the largest, (B,) where they tell positions apart, and why not elsewhere.
+
+    Those that are the same everywhere would keep or drop all there is, which says nothing about them.
+    """
+    positive = removal.values.clamp_min(0)
     largest = positive.amax(1, keepdim=True)
-    return positive / torch.where(largest > 0, largest, 1), largest[:, 0] > 0
+    marked = largest[:, 0] > 0
+    reasons = [FLAT if there else NOTHING_MARKED for there in marked.tolist()]
+    return positive / torch.where(largest > 0, largest, 1), marked & ~removal.flat, reasons
 
 
 @register_metric(
@@ -143,13 +149,16 @@ class FadedMetric(RemovalMetric):
     """A metric on the input seen through its explanation: faded where little is marked."""
 
     def measure(self, removal: Removal) -> Rating:
-        share, marked = shares_of_largest(removal.values)
+        share, told, reasons = shares_of_largest(removal)
         after = removal.remember("faded", lambda: removal.faded(share[None])[0])
-        return self.read(wide(removal.p.scores), after, marked)
+        return self.read(wide(removal.p.scores), after, told, reasons)
 
     @abstractmethod
-    def read(self, before: Tensor, after: Tensor, marked: Tensor) -> Rating:
-        """The value from the scores (B,) of the input and of the faded input."""
+    def read(self, before: Tensor, after: Tensor, told: Tensor, reasons: list[str]) -> Rating:
+        """The value from the scores (B,) of the input and of the faded input, where attributions tell positions apart.
+
+        Elsewhere, (B,) reasons say why there is none.
+        """
 
 
 @register_metric(
@@ -170,7 +179,8 @@ class AverageDrop(FadedMetric):
     .. math:: \frac{\max(0, f(x) - f(m \odot x + (1 - m) \odot x'))}{f(x)}, \qquad m = \frac{\max(0, a)}{\max_i a_i}
 
     :math:`x'` is the fill. Where the score is not above 0 there is no share of it: explain a probability, for which the
-    value is at most 1. An explanation that marks everything loses nothing: do not read it alone.
+    value is at most 1. An explanation that marks almost everything loses almost nothing: do not read it alone. One that
+    is the same everywhere fades nothing, and has no value.
 
     Shapes: attributions like the inputs (B, ...), value (B,). No units.
 
@@ -182,13 +192,11 @@ class AverageDrop(FadedMetric):
     tensor([0.1250])
     """
 
-    def read(self, before: Tensor, after: Tensor, marked: Tensor) -> Rating:
+    def read(self, before: Tensor, after: Tensor, told: Tensor, reasons: list[str]) -> Rating:
         drop = (before - after).clamp_min(0) / torch.where(before > 0, before, 1)
-        reasons = [
-            NOTHING_MARKED if not there else "the score is not above 0: explain a probability"
-            for there in marked.tolist()
-        ]
-        return Rating.where(marked & (before > 0), drop, reasons)
+        none = "the score is not above 0: explain a probability"
+        reasons = [none if there else why for there, why in zip(told.tolist(), reasons, strict=True)]
+        return Rating.where(told & (before > 0), drop, reasons)
 
 
 @register_metric(
@@ -208,7 +216,7 @@ class IncreaseInConfidence(FadedMetric):
 
     .. math:: 1\left[f(m \odot x + (1 - m) \odot x') > f(x)\right], \qquad m = \frac{\max(0, a)}{\max_i a_i}
 
-    :math:`x'` is the fill.
+    :math:`x'` is the fill. An explanation that is the same everywhere fades nothing, and has no value.
 
     Shapes: attributions like the inputs (B, ...), value (B,). No units.
 
@@ -220,8 +228,8 @@ class IncreaseInConfidence(FadedMetric):
     tensor([1.])
     """
 
-    def read(self, before: Tensor, after: Tensor, marked: Tensor) -> Rating:
-        return Rating.where(marked, (after > before).to(before), NOTHING_MARKED)
+    def read(self, before: Tensor, after: Tensor, told: Tensor, reasons: list[str]) -> Rating:
+        return Rating.where(told, (after > before).to(before), reasons)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -283,6 +291,8 @@ class PGI(GapMetric):
     .. math:: \frac{1}{n} \sum_k \left| f(x) - f(x + m \odot \epsilon_k) \right|, \qquad
         \epsilon_k \sim N(0, \sigma^2), \quad m_i = 1[i \in \text{top } q \text{ by } |a|]
 
+    Noise of one size asks for slopes: of parts of the score, which grow with the input, the largest may move it less.
+
     Shapes: attributions like the inputs (B, ...), value and standard error (B,). Units: score.
 
     Paper: C. Agarwal et al., NeurIPS 2022, arXiv:2206.11104.
@@ -319,6 +329,8 @@ class PGU(GapMetric):
 
     .. math:: \frac{1}{n} \sum_k \left| f(x) - f(x + m \odot \epsilon_k) \right|, \qquad
         \epsilon_k \sim N(0, \sigma^2), \quad m_i = 1[i \notin \text{top } q \text{ by } |a|]
+
+    As of `PGI`, noise of one size asks for slopes.
 
     Shapes: attributions like the inputs (B, ...), value and standard error (B,). Units: score.
 

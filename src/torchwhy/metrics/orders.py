@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 FLAT = "the attributions are the same everywhere, so none stands out"
+
+
+def ascending(values: Tensor, *, stable: bool = False) -> Tensor:
+    """The places of each of (B, M) values in its row, from that of the smallest to that of the largest.
+
+    Args:
+        values: on a CPU they are sorted by NumPy, which is several times as fast as PyTorch.
+        stable: equal ones stay in their order; else any of them may come first.
+
+    >>> ascending(torch.tensor([[3.0, 1.0, 1.0, 0.0]]), stable=True)
+    tensor([[3, 1, 2, 0]])
+    """
+    if values.device.type != "cpu":
+        return values.argsort(dim=1, stable=stable)
+    found = torch.from_numpy(np.argsort(values.detach().numpy(), axis=1))
+    if stable:
+        ordered = values.gather(1, found)
+        again = (ordered[:, 1:] == ordered[:, :-1]).any(1)
+        found[again] = values[again].argsort(dim=1, stable=True)
+    return found
 
 
 def largest(values: Tensor, k: Tensor | int) -> Tensor:
@@ -29,7 +50,8 @@ def mean_ranks(values: Tensor) -> Tensor:
     >>> mean_ranks(torch.tensor([[3.0, 1.0, 1.0, 0.0]]))
     tensor([[4.0000, 2.5000, 2.5000, 1.0000]], dtype=torch.float64)
     """
-    ordered, order = values.sort(1)
+    found = ascending(values)
+    ordered = values.gather(1, found)
     places = torch.arange(1, values.shape[1] + 1, device=values.device, dtype=torch.float64).expand(values.shape)
     differs = ordered[:, 1:] != ordered[:, :-1]
     if not differs.all():
@@ -37,7 +59,7 @@ def mean_ranks(values: Tensor) -> Tensor:
         first = torch.where(torch.cat([edge, differs], 1), places, 0).cummax(1).values
         last = torch.where(torch.cat([differs, edge], 1), places, torch.inf).flip(1).cummin(1).values.flip(1)
         places = (first + last) / 2
-    return torch.empty_like(places).scatter_(1, order, places)
+    return torch.empty_like(places).scatter_(1, found, places)
 
 
 def flat(values: Tensor) -> Tensor:

@@ -54,7 +54,16 @@ class Panel(Mapping[str, Rating]):
             rows.append([name, _number(score.mean), score.direction, *others, str(undefined) if undefined else ""])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join(lines + [f"{name}: {reason}" for name, reason in self.skipped.items()])
+        return "\n".join(lines + self._reasons() + [f"{name}: {reason}" for name, reason in self.skipped.items()])
+
+    def _reasons(self) -> list[str]:
+        """Why there is no value where there is none, in lines."""
+        found = [f"{name}: {n} undefined: {why}" for name, s in self.scores.items() for why, n in s.undefined.items()]
+        for name, score in self.scores.items():
+            for control, reasons in score.control_reasons.items():
+                if why := next(filter(None, reasons), ""):
+                    found.append(f"{name}, {control}: {sum(map(bool, reasons))} undefined: {why}")
+        return found
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -53,10 +53,10 @@ def _chance(likeness: Likeness, seed: int, n_draws: int = CHANCE_DRAWS) -> Tenso
     return torch.cat([likeness.of_prepared(m) for m in moved])
 
 
-def band(found: Tensor) -> tuple[Tensor, Tensor]:
-    """(B,) where unrelated explanations lie, of similarities (R, B): two standard deviations round their mean."""
+def band(found: Tensor, most: float = 1) -> tuple[Tensor, Tensor]:
+    """(B,) where chance lies, of values (R, B) from -1 to ``most``: two standard deviations round their mean."""
     mean, spread = found.mean(0), found.std(0)
-    return (mean - 2 * spread).clamp(min=-1), (mean + 2 * spread).clamp(max=1)
+    return (mean - 2 * spread).clamp(min=-1), (mean + 2 * spread).clamp(max=most)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -93,7 +93,7 @@ class LikenessMetric(Metric):
         summary="similarity of the explanations of the model and of the model with randomised layers",
         paper="Adebayo, Gilmer, Muelly, Goodfellow, Hardt, Kim: Sanity Checks for Saliency Maps",
         year=2018,
-        cost="1 explanation per layer",
+        cost="n_draws explanations per layer",
         range=(-1, 1),
         direction="lower",
         needs=("explainer", "inputs"),
@@ -114,13 +114,17 @@ class MPRT(LikenessMetric):
     deviations round the mean similarity to the same explanation put elsewhere at random. An explanation that stays
     above it does not depend on the weights, or not on them alone.
 
+    The weights are drawn once, or ``n_draws`` times, over which value and curve are means.
+
     Args:
         order: "cascading" randomises the last layer, then the one before as well, down to the first; "bottom_up" the
             other way round; "independent" one layer at a time, the others as they were.
         layers: names of modules, the parameters of each of which are randomised in one step; None is every module with
             parameters of its own.
+        n_draws: of the weights.
 
-    Shapes: attributions like the inputs (B, ...), value (B,), curve (layers, B). No units.
+    Shapes: attributions like the inputs (B, ...), value (B,), standard error (B,) from two draws on, curve (layers, B).
+    No units.
 
     Paper: J. Adebayo et al., NeurIPS 2018, arXiv:1810.03292.
 
@@ -133,45 +137,50 @@ class MPRT(LikenessMetric):
 
     order: str = "cascading"
     layers: tuple[str, ...] | None = None
+    n_draws: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("order", self.order, ORDERS)
+        at_least("n_draws", self.n_draws, 1)
 
     def compute(self, judged: Judged) -> Rating:
         values = self.explained(judged)
         likeness = Likeness(self.similarity, values)
         twin = judged.twin()
-        module = root(_model(twin))
         steps = list(parts(running(twin), self.layers).items())
-        found, names, unchanged = [], [], []
-        with ExitStack() as all_steps:
-            for name, inside in reversed(steps) if self.order == "cascading" else steps:
-                with ExitStack() as this_step:
-                    lasting = this_step if self.order == "independent" else all_steps
-                    if not lasting.enter_context(forgotten(module, inside, self.seed)):
-                        unchanged.append(name)
-                        continue
-                    names.append(name)
-                    found.append(likeness(self.explained(twin.anew()))[0])
-        return self._score(values, likeness, names, unchanged, found)
-
-    def _score(
-        self, values: Tensors, likeness: Likeness, names: list[str], unchanged: list[str], found: list[Tensor]
-    ) -> Rating:
+        steps = steps[::-1] if self.order == "cascading" else steps
+        drawn = [self._forgetting(twin, steps, likeness, seed) for seed in _seeds(self.seed, self.n_draws)]
+        names = list(dict.fromkeys(name for found in drawn for name in found))
+        unchanged = [name for name, _ in steps if name not in names]
         details = {"layers": names, "unchanged": unchanged, "chance": _told(_chance(likeness, self.seed))}
-        if not found:
+        if not names:
             none = torch.full((values.size,), math.nan, dtype=values.parts[0].dtype, device=values.device)
             return Rating(none, ("no layer holds other numbers after it was reset",) * values.size, details=details)
-        curve = torch.stack(found).to(values.parts[0].dtype)
-        share = torch.linspace(1 / len(found), 1, len(found), dtype=curve.dtype, device=curve.device)
+        curves = torch.stack([torch.stack([found[name] for name in names]) for found in drawn])  # (draws, layers, B)
+        curve, means = (curves.nanmean(dim).to(values.parts[0].dtype) for dim in (0, 1))
+        share = torch.linspace(1 / len(names), 1, len(names), dtype=curve.dtype, device=curve.device)
         return Rating.where(
             curve.isfinite().any(0),
-            curve.nanmean(0),
+            means.nanmean(0),
             _reasons(likeness, "with randomised layers, the attributions are the same everywhere"),
+            standard_error=_standard_error(means),
             curve=Curve(share[:, None].expand(curve.shape), curve, f"share of the layers randomised, {self.order}"),
             details=details,
         )
+
+    def _forgetting(
+        self, twin: Judged, steps: Sequence[tuple[str, list[str]]], likeness: Likeness, seed: int
+    ) -> dict[str, Tensor]:
+        """(B,) the similarity after each of the steps that gave its layers other numbers."""
+        module, found = root(_model(twin)), {}
+        with ExitStack() as all_steps:
+            for name, inside in steps:
+                with ExitStack() as this_step:
+                    lasting = this_step if self.order == "independent" else all_steps
+                    if lasting.enter_context(forgotten(module, inside, seed)):
+                        found[name] = likeness(self.explained(twin.anew()))[0]
+        return found
 
 
 @register_metric(
@@ -180,7 +189,7 @@ class MPRT(LikenessMetric):
         summary="as MPRT, of explanations averaged over noisy inputs",
         paper="Hedström, Weber, Lapuschkin, Höhne: A Fresh Look at Sanity Checks for Saliency Maps",
         year=2024,
-        cost="n_samples explanations per layer",
+        cost="n_draws * n_samples explanations per layer",
         range=(-1, 1),
         direction="lower",
         needs=("explainer", "inputs"),
@@ -245,6 +254,9 @@ class EfficientMPRT(Metric):
     :math:`H` is the entropy of the histogram of the attributions, in bins of one width from the smallest to the
     largest; :math:`\hat{f}` is the model with all layers randomised, see `torchwhy.engines.weights`.
 
+    From two draws on, ``details["chance"]`` has the band of two standard deviations in which the values lie of models
+    that learned nothing: each randomised one in its turn is compared with the others.
+
     Args:
         n_bins: of the histogram.
         abs: of the sizes of the attributions.
@@ -263,7 +275,7 @@ class EfficientMPRT(Metric):
 
     n_bins: int = 100
     abs: bool = False
-    n_draws: int = 1
+    n_draws: int = 5
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -282,12 +294,16 @@ class EfficientMPRT(Metric):
                 found.append(self.entropy(twin.anew().values))
         entropies = torch.stack(found)
         rises = ((entropies - known) / torch.where(known > 0, known, 1)).to(_dtype(judged))
+        details: dict[str, Any] = {"entropy": known.tolist(), "entropy randomised": entropies.mean(0).tolist()}
+        if self.n_draws > 1:
+            others = (entropies.sum(0) - entropies) / (self.n_draws - 1)
+            details["chance"] = _told((others - entropies) / entropies, INFINITY)
         return Rating.where(
             known > 0,
             rises.mean(0),
             "the attributions are the same everywhere, so that their entropy is 0",
             standard_error=_standard_error(rises),
-            details={"entropy": known.tolist(), "entropy randomised": entropies.mean(0).tolist()},
+            details=details,
         )
 
     def entropy(self, values: Tensors) -> Tensor:
@@ -374,6 +390,11 @@ class RandomLogit(LikenessMetric):
         return rows if classes is asked else [dataclasses.replace(asked, cls=row) for row in rows]
 
 
+def _seeds(seed: int, count: int) -> list[int]:
+    """For so many draws of the weights."""
+    return [seed if k == 0 else draws(seed, 84, k).initial_seed() for k in range(count)]
+
+
 def running(judged: Judged) -> tuple[str, ...]:
     """The names of the layers of the method's model in the order in which they run for the first example."""
     p = judged.p
@@ -401,13 +422,13 @@ def _standard_error(found: Tensor) -> Tensor | None:
     return found.std(0) / len(found) ** 0.5 if len(found) > 1 else None
 
 
-def _told(found: Tensor) -> dict[str, Sequence[float | None]]:
-    """The band in which unrelated explanations lie, in plain numbers."""
+def _told(found: Tensor, most: float = 1) -> dict[str, Sequence[float | None]]:
+    """The band in which chance lies, in plain numbers."""
 
     def plain(t: Tensor) -> list[float | None]:
         return [v if math.isfinite(v) else None for v in t.tolist()]
 
-    return dict(zip(("low", "high"), map(plain, band(found)), strict=True))
+    return dict(zip(("low", "high"), map(plain, band(found, most)), strict=True))
 
 
 def _reasons(likeness: Likeness, other: str) -> list[str]:

@@ -56,6 +56,7 @@ class Rating:
         standard_error: (B,) of the value, where the metric samples.
         curve: what the value was read off, where it is an area.
         controls: (B,) values of the same metric for attributions that know nothing of the model.
+        control_reasons: by the names of the controls, (B,) why they have no value, "" where they have one.
         metric: the name of the metric.
         direction: which values are better, "higher", "lower" or "none".
         units: of the value.
@@ -69,6 +70,7 @@ class Rating:
     standard_error: Tensor | None = None
     curve: Curve | None = None
     controls: dict[str, Tensor] = field(default_factory=dict)
+    control_reasons: dict[str, tuple[str, ...]] = field(default_factory=dict)
     metric: str = ""
     direction: str = "none"
     units: str = ""
@@ -86,11 +88,22 @@ class Rating:
                 raise TorchwhyError(f"{self.metric or 'a metric'}: example {i} has {self.value[i].item()}, yet {said}")
 
     @staticmethod
-    def where(defined: Tensor, value: Tensor, reason: str | Sequence[str], **more: Any) -> Rating:
+    def where(
+        defined: Tensor,
+        value: Tensor,
+        reason: str | Sequence[str],
+        *,
+        standard_error: Tensor | None = None,
+        **more: Any,
+    ) -> Rating:
         """``value`` where ``defined`` (B,); elsewhere NaN with a reason, one for all or one per example."""
         each = [reason] * len(value) if isinstance(reason, str) else list(reason)
         reasons = tuple("" if d else r for d, r in zip(defined.tolist(), each, strict=True))
-        return Rating(torch.where(defined, value, torch.full_like(value, math.nan)), reasons, **more)
+
+        def there(t: Tensor) -> Tensor:
+            return torch.where(defined, t, torch.full_like(t, math.nan))
+
+        return Rating(there(value), reasons, None if standard_error is None else there(standard_error), **more)
 
     @staticmethod
     def cat(scores: Sequence[Rating]) -> Rating:
@@ -107,6 +120,9 @@ class Rating:
             standard_error=torch.cat(errors) if errors else None,
             curve=Curve.cat(curves) if curves else None,
             controls={name: torch.cat([s.controls[name] for s in scores]) for name in first.controls},
+            control_reasons={
+                name: tuple(r for s in scores for r in s.control_reasons[name]) for name in first.control_reasons
+            },
             evaluations=sum(s.evaluations for s in scores),
         )
 
@@ -129,7 +145,7 @@ class Rating:
         better = "" if self.direction == "none" else f", {self.direction} is better"
         parts = [f"{self.metric or 'Rating'} {self._number()} over {many}{better}"]
         if self.controls:
-            parts.append(", ".join(f"{name} {_mean(value):.4g}" for name, value in self.controls.items()))
+            parts.append(", ".join(f"{name} {self._control(name)}" for name in self.controls))
         parts += [f"{count} undefined: {reason}" for reason, count in self.undefined.items()]
         return f"<{'; '.join(parts)}>"
 
@@ -138,6 +154,12 @@ class Rating:
         if len(self) == 1 and self.standard_error is not None:
             return f"{self.mean:.4g} ± {self.standard_error.item():.2g}{units}"
         return f"{self.mean:.4g}{units}"
+
+    def _control(self, name: str) -> str:
+        """Its mean, or why it has none."""
+        mean = _mean(self.controls[name])
+        why = next(filter(None, self.control_reasons.get(name, ())), "")
+        return f"undefined ({why})" if math.isnan(mean) and why else f"{mean:.4g}"
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: what is undefined is None."""
@@ -152,6 +174,7 @@ class Rating:
             if self.curve is None
             else {"name": self.curve.name, "x": _listed(self.curve.x), "y": _listed(self.curve.y)},
             "controls": {name: _listed(value) for name, value in self.controls.items()},
+            "control_reasons": {name: list(reasons) for name, reasons in self.control_reasons.items()},
             "options": {name: _plain(value) for name, value in self.options.items()},
             "evaluations": self.evaluations,
             "details": self.details,

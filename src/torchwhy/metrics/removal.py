@@ -22,6 +22,7 @@ from torchwhy.engines.game import Game, Groups
 from torchwhy.engines.masks import superpixels
 from torchwhy.engines.noise import check_seed, draws
 from torchwhy.metrics.base import Judged, Metric
+from torchwhy.metrics.orders import ascending, flat
 from torchwhy.metrics.rating import Curve, Rating
 
 Positions: TypeAlias = str | int | Tensor | tuple[Tensor, ...]
@@ -90,10 +91,13 @@ def _numbers(t: Tensor, positions: str | int) -> tuple[Tensor, tuple[int, ...]]:
     return ids[None], tuple(grid)
 
 
-def as_they_say(values: Tensors, point: Tensors) -> str:
-    """The positions that attributions tell apart: patches, or tokens where there is one value for each."""
-    of_tokens = all(t.ndim == 3 and v.shape[2] < t.shape[2] for v, t in zip(values, point, strict=True))
-    return "tokens" if of_tokens else "patches"
+def as_they_say(values: Tensors, point: Tensors, otherwise: str = "patches") -> str:
+    """The positions that attributions tell apart: tokens or pixels where (B, T, ...) has one value for each."""
+
+    def shared(dim: int) -> bool:
+        return all(t.ndim == 3 and v.shape[dim] < t.shape[dim] for v, t in zip(values, point, strict=True))
+
+    return "tokens" if shared(2) else "pixels" if shared(1) else otherwise
 
 
 def check_positions(positions: Any) -> None:
@@ -152,6 +156,11 @@ class Removal:
     def count(self) -> int:
         """The number of positions, M."""
         return self.groups.count
+
+    @property
+    def flat(self) -> Tensor:
+        """(B,) where the attributions are the same everywhere, or those of the positions are."""
+        return flat(self.elements.flat()) | flat(self.values)
 
     def counts(self, shares: Tensor) -> Tensor:
         """How many positions some shares of them are; shares that are as many are one."""
@@ -234,7 +243,8 @@ def removal(
         seed: of the order of equal values.
     """
     fill, p = as_fill(fill), judged.p
-    positions = as_they_say(judged.values, p.point) if positions == "patches" else positions
+    if isinstance(positions, str) and positions in ("patches", "pixels"):
+        positions = as_they_say(judged.values, p.point, positions)
     name = _name(positions)
 
     def play() -> tuple[Groups, Game, Positions]:
@@ -276,8 +286,9 @@ def totals(values: Tensors, groups: Groups) -> Tensor:
 def ranks(values: Tensor, generator: torch.Generator) -> Tensor:
     """The place of each of (B, M) values in its row, 0 for the largest; equal ones take turns at random."""
     turns = torch.randperm(values.shape[1], generator=generator).to(values.device)
-    first = turns[values[:, turns].argsort(dim=1, descending=True, stable=True)]
-    return first.argsort(dim=1)
+    first = turns[ascending(-values[:, turns], stable=True)]
+    places = torch.arange(values.shape[1], device=values.device).expand(first.shape)
+    return torch.empty_like(first).scatter_(1, first, places)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -286,7 +297,8 @@ class RemovalMetric(Metric):
 
     Args:
         positions: what is removed at once: "patches", "pixels", "elements", "superpixels", the side of square patches,
-            or a feature mask; see `torchwhy.metrics.removal.places`.
+            or a feature mask; see `torchwhy.metrics.removal.places`. Where attributions of (B, T, D) or (B, C, T) have
+            one value for each token or place, patches and pixels are these.
         fill: what takes the place of what is removed, see `torchwhy.engines.fills`.
         abs: judge the size of each position's attribution instead of the attribution.
         seed: of whatever is random, such as the order of equal values.

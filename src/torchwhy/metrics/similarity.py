@@ -37,11 +37,11 @@ class Kind:
 
     Attributes:
         prepare: (N, ...) to the same shape; whether before or after elements trade places does not matter.
-        compare: two prepared explanations to (N,), NaN where there is none.
+        beside: a prepared explanation to what compares another with it, (N,), NaN where there is no similarity.
     """
 
     prepare: Callable[[Tensors], Tensors]
-    compare: Callable[[Tensors, Tensors], Tensor]
+    beside: Callable[[Tensors], Callable[[Tensors], Tensor]]
 
 
 class Likeness:
@@ -60,6 +60,7 @@ class Likeness:
     def __init__(self, kind: str, values: Tensors) -> None:
         self.kind = KINDS[kind]
         self.prepared = self.kind.prepare(values)
+        self._compare = self.kind.beside(self.prepared)
 
     def __call__(self, others: Tensors) -> Tensor:
         """(K, B) of other explanations (K * B, ...) of the same examples."""
@@ -69,7 +70,7 @@ class Likeness:
         """The same of what was prepared already."""
         rows = self.prepared.size
         pieces = [others[start : start + rows] for start in range(0, others.size, rows)]
-        return torch.stack([self.kind.compare(self.prepared, piece) for piece in pieces])
+        return torch.stack([self._compare(piece) for piece in pieces])
 
 
 def _direction(values: Tensors, *, centred: bool, ranked: bool = False) -> Tensors:
@@ -85,9 +86,12 @@ def _direction(values: Tensors, *, centred: bool, ranked: bool = False) -> Tenso
     return values.unflatten(rows / torch.where(length > least, length, math.nan))
 
 
-def _product(a: Tensors, b: Tensors) -> Tensor:
-    each = [torch.linalg.vecdot(x.flatten(1), y.flatten(1)) for x, y in zip(a, b, strict=True)]
-    return torch.stack(each).sum(0).clamp(-1, 1)
+def _product(a: Tensors) -> Callable[[Tensors], Tensor]:
+    def beside(b: Tensors) -> Tensor:
+        each = [torch.linalg.vecdot(x.flatten(1), y.flatten(1)) for x, y in zip(a, b, strict=True)]
+        return torch.stack(each).sum(0).clamp(-1, 1)
+
+    return beside
 
 
 def _scaled(values: Tensors) -> Tensors:
@@ -100,29 +104,54 @@ def _scaled(values: Tensors) -> Tensors:
     return values.scale(1 / torch.where(size > 0, size, 1))
 
 
-def _ssim(a: Tensors, b: Tensors) -> Tensor:
-    found = torch.stack([_ssim_of_maps(x.double(), y.double()) for x, y in zip(a, b, strict=True)]).mean(0)
-    there = [abs(values).flat().amax(1) > 0 for values in (a, b)]
-    return torch.where(there[0] & there[1], found, math.nan)
+def _ssim(a: Tensors) -> Callable[[Tensors], Tensor]:
+    maps, there = [_Maps(t.double()) for t in a], _marked(a)
+
+    def beside(b: Tensors) -> Tensor:
+        found = torch.stack([x.ssim(y.double()) for x, y in zip(maps, b, strict=True)]).mean(0)
+        return torch.where(there & _marked(b), found, math.nan)
+
+    return beside
 
 
-def _ssim_of_maps(x: Tensor, y: Tensor) -> Tensor:
-    """(N,) of maps (N, C, H, W) between -1 and 1."""
-    side = min(WINDOW, *x.shape[2:])
-    side -= 1 - side % 2
-    down, across = (_windows(length, side).to(x) for length in x.shape[2:])
-    mx, my, xx, yy, xy = down @ torch.stack([x, y, x * x, y * y, x * y]) @ across.T
-    c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
-    alike = (2 * mx * my + c1) * (2 * (xy - mx * my) + c2)
-    found: Tensor = alike / ((mx**2 + my**2 + c1) * (xx - mx**2 + yy - my**2 + c2))
-    return found.flatten(1).mean(1)
+def _marked(values: Tensors) -> Tensor:
+    """(N,) where not all is zero."""
+    return abs(values).flat().amax(1) > 0
+
+
+class _Maps:
+    """Maps (N, C, H, W) between -1 and 1, and what is known of them in every window."""
+
+    C1, C2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
+
+    def __init__(self, x: Tensor) -> None:
+        side = min(WINDOW, *x.shape[2:])
+        side -= 1 - side % 2
+        self.x = x
+        self.down, self.across = (_windows(length, side).to(x) for length in x.shape[2:])
+        self.mean, squares = self.means(x, x * x)
+        self.square = self.mean**2 + self.C1
+        self.variance = squares - self.mean**2 + self.C2
+
+    def means(self, *maps: Tensor) -> Tensor:
+        """The means in all windows; across is made down, for the sake of one large product of matrices each."""
+        lines: Tensor = torch.stack(maps) @ self.across
+        return lines.mT.contiguous() @ self.down
+
+    def ssim(self, y: Tensor) -> Tensor:
+        """(N,) with other maps."""
+        mean, squares, both = self.means(y, y * y, self.x * y)
+        product, square = self.mean * mean, mean**2
+        alike = (2 * product + self.C1) * (2 * (both - product) + self.C2)
+        found: Tensor = alike / ((self.square + square) * (self.variance + squares - square))
+        return found.flatten(1).mean(1)
 
 
 def _windows(length: int, side: int) -> Tensor:
-    """The weights of every window that lies within a line, (windows, length)."""
-    places = torch.arange(length, dtype=torch.float64) - torch.arange(length - side + 1)[:, None] - side // 2
+    """The weights of every window that lies within a line, (length, windows)."""
+    places = torch.arange(length, dtype=torch.float64)[:, None] - torch.arange(length - side + 1) - side // 2
     weights = torch.where(places.abs() <= side // 2, (-(places**2) / (2 * SIGMA**2)).exp(), 0)
-    return weights / weights.sum(1, keepdim=True)
+    return weights / weights.sum(0)
 
 
 KINDS = {
