@@ -9,7 +9,7 @@ torch.Size([1, 4])
 
 from torchwhy import activations, metrics, robust
 from torchwhy.api import explain
-from torchwhy.core.errors import MissingExtraError, TorchwhyError, UnsupportedError
+from torchwhy.core.errors import MissingExtraError, TorchwhyError, Unfinished, UnsupportedError
 from torchwhy.core.evidence import Check, Verdict
 from torchwhy.core.explanation import Explanation
 from torchwhy.core.regions import Box, Pixels
@@ -72,6 +72,7 @@ from torchwhy.methods import (
     XGradCAM,
 )
 from torchwhy.recommendation import Recommendation, recommend
+from torchwhy.retraining import Retraining, roar
 
 __all__ = [
     "KPCACAM",
@@ -123,6 +124,7 @@ __all__ = [
     "RandomCAM",
     "Recommendation",
     "RectGrad",
+    "Retraining",
     "Saliency",
     "Score",
     "ScoreCAM",
@@ -138,6 +140,7 @@ __all__ = [
     "Token",
     "TorchwhyError",
     "TransformerRelevance",
+    "Unfinished",
     "UnsupportedError",
     "VarGrad",
     "Verdict",
@@ -148,6 +151,7 @@ __all__ = [
     "masks",
     "metrics",
     "recommend",
+    "roar",
     "robust",
     "trace",
 ]

@@ -85,9 +85,7 @@ def digits(out: Path, say: Say, *, epochs: int, seed: int) -> dict[str, Any]:
     found = _explain(asked, inputs, None, record.classes, say)
     wrong = [i for i, row in enumerate(chosen) if probabilities[row].argmax() != labels[i]]
     instead = (
-        IntegratedGradients(model, tol=0.02).explain(
-            inputs[wrong], target=labels[wrong], check="basic", classes=record.classes
-        )
+        _made(IntegratedGradients(model, tol=0.02), inputs[wrong], None, labels[wrong], record.classes)
         if wrong
         else None
     )
@@ -205,12 +203,20 @@ def _explain(
     say(f"{len(inputs)} examples explained by {len(asked)} methods; how many pass, warn or remain unknown:")
     found = []
     for method, baselines in asked:
-        explanation = method.explain(inputs, baselines, target, check="basic", classes=classes)
+        explanation = _made(method, inputs, baselines, target, classes)
         counts = {s: sum(v.status == s for v in explanation.verdicts) for s in ("pass", "warn", "unknown")}
         told = ", ".join(f"{n} {s}" for s, n in counts.items() if n)
         say(f"{explanation.method:20} {explanation.provenance['seconds']:6.2f} s   {told}")
         found.append(explanation)
     return found
+
+
+def _made(method: Method, inputs: Tensor, baselines: Any, target: Any, classes: tuple[str, ...]) -> Explanation:
+    """One explanation; an interrupt ends the story, however much of it is there."""
+    explanation = method.explain(inputs, baselines, target, check="basic", classes=classes)
+    if explanation.interrupted:
+        raise KeyboardInterrupt
+    return explanation
 
 
 def _finish(story: DemoStory, out: Path, say: Say) -> dict[str, Any]:

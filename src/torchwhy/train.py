@@ -294,6 +294,10 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[nn.Module, Checkpoint
     place = Path(path)
     if place.suffix not in ("", ".json", ".safetensors") and not place.is_dir():
         raise TorchwhyError(f"{place} is no checkpoint; expected a folder, a .json or a .safetensors file")
+    if not place.exists() and not place.with_suffix(".json").exists():
+        raise TorchwhyError(
+            f"{place} not found; expected a folder of checkpoints, as `torchwhy train` writes it, or one of its files"
+        )
     file = place / "best.json" if place.is_dir() else place.with_suffix(".json")
     record, tensors = _read(file)
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(_STATE)}

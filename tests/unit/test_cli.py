@@ -159,25 +159,43 @@ def test_help_tells_of_everything_and_fits_a_narrow_terminal_without_colour(torc
 @pytest.mark.parametrize(
     ("args", "named"),
     [
-        (["bogus"], "bogus"),
-        (["data"], "Usage"),
-        ([], "Usage"),
-        (["explain"], "CHECKPOINT"),
-        (["explain", "a"], "INPUT"),
-        (["explain", "a", "b", "--check", "all"], "free"),
-        (["explain", "a", "b", "--index", "first"], "--index"),
-        (["explain", "a", "b", "--baseline", "none"], "--baseline"),
-        (["train", "--epochs", "many"], "--epochs"),
-        (["train", "--nope"], "--nope"),
-        (["demo", "--seed", "-1"], "--seed"),
-        (["data", "digits", "--seed", str(2**70)], "--seed"),
+        (["bogus"], ["bogus"]),
+        (["explan"], ["'explan'", "'explain'"]),
+        (["data", "bogus"], ["bogus", "torchwhy data --help"]),
+        (["explain"], ["CHECKPOINT"]),
+        (["explain", "a"], ["INPUT"]),
+        (["explain", "a", "b", "--check", "all"], ["--check", "'all'", "free", "torchwhy explain --help"]),
+        (["explain", "a", "b", "--index", "first"], ["--index", "'first'"]),
+        (["explain", "a", "b", "--index"], ["--index"]),
+        (["explain", "a", "b", "--baseline", "none"], ["--baseline", "'none'"]),
+        (["train", "--epochs", "many"], ["--epochs", "'many'"]),
+        (["train", "--nope"], ["--nope"]),
+        (["demo", "--seed", "-1"], ["--seed", "-1"]),
+        (["data", "digits", "--seed", str(2**70)], ["--seed", str(2**70)]),
+        (["roar", "--repeats", "0"], ["--repeats", "'0'"]),
     ],
     ids=" ".join,
 )
-def test_wrong_usage_is_told_without_a_traceback(torchwhy, here, args, named):
+def test_wrong_usage_is_told_in_one_line(refused, args, named):
+    for word in (*named, "--help"):
+        refused(word, *args)
+
+
+@pytest.mark.parametrize("args", [[], ["data"]], ids=["torchwhy", "data"])
+def test_nothing_asked_is_answered_with_the_help(torchwhy, args):
     out, err = torchwhy(*args, code=2)
-    assert named in out + err
-    assert list(here.iterdir()) == []
+    assert "Usage" in out
+    assert err == ""
+
+
+def test_an_error_of_the_program_is_not_taken_for_one_of_its_user(monkeypatch):
+    def fail(*args):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(registry, "methods", fail)
+    monkeypatch.setattr(sys, "argv", ["torchwhy", "methods"])
+    with pytest.raises(ZeroDivisionError):
+        main()
 
 
 def test_a_reader_that_leaves_early_is_no_error():
@@ -712,6 +730,22 @@ def test_ctrl_c_ends_without_a_file_or_a_traceback(torchwhy, made, here, monkeyp
     monkeypatch.setattr(Saliency, "compute", interrupt)
     torchwhy("explain", made / "checkpoints", made / "test_data.pth", "--method", "Saliency", code=130)
     assert list(here.iterdir()) == []
+
+
+def test_ctrl_c_during_the_checks_leaves_the_explanation(torchwhy, made, monkeypatch):
+    from torchwhy.trust import removal
+
+    asked = ["explain", made / "checkpoints", made / "test_data.pth", "--npz", "x.npz", "--json"]
+    whole = strict_json(torchwhy(*asked)[0])
+    values = np.load("x.npz")["values"]
+    monkeypatch.setattr(removal, "deletion", interrupt)
+    found = strict_json(torchwhy(*asked, code=130)[0])
+    assert np.array_equal(np.load("x.npz")["values"], values)
+    (example,), (before,) = found["examples"], whole["examples"]
+    assert before["verdict"] != "unknown" == example["verdict"]
+    assert before["evidence"].keys() - example["evidence"].keys() == {"faithfulness"}
+    assert example["reasons"][0].startswith("stopped by hand after")
+    assert "stopped by hand after" in Path("explanation.html").read_text()
 
 
 def test_a_name_cannot_become_markup_in_the_report(torchwhy, here):

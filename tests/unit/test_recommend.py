@@ -423,6 +423,20 @@ def test_it_turns_to_json_text_pages_and_figures(found, tmp_path):
         found.save(tmp_path / "r.txt")
 
 
+@pytest.mark.parametrize("width", [60, 80])
+def test_no_name_is_cut_on_a_narrow_terminal(found, width):
+    from rich.console import Console
+
+    console = Console(width=width, no_color=True)
+    with console.capture() as captured:
+        console.print(found.table())
+    text = captured.get()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    for name in [*(c.told for c in found.contenders if len(c.told) <= 24), *(j.metric for j in found.judgements)]:
+        assert f"  {name} " in text
+
+
 def test_names_are_escaped(found):
     import dataclasses
 

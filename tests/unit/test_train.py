@@ -374,7 +374,7 @@ def test_missing_truncated_and_exchanged_files_are_refused(copy):
 def test_a_path_that_is_no_checkpoint_is_refused(tmp_path):
     refused("best.json not found", load_checkpoint, tmp_path)
     refused("model.pth is no checkpoint; expected a folder", load_checkpoint, tmp_path / "model.pth")
-    refused("nowhere.json not found", load_checkpoint, tmp_path / "nowhere")
+    refused("nowhere not found", load_checkpoint, tmp_path / "nowhere")
 
 
 # --- interruptions and bad input ----------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from torchwhy import (
     HiResCAM,
     InputXGradient,
     IntegratedGradients,
+    KernelShap,
     Method,
     NoiseTunnel,
     Saliency,
@@ -30,7 +31,7 @@ from torchwhy import (
     TorchwhyError,
     explain,
 )
-from torchwhy.core.evidence import Status, by_weight, undecided, verdict
+from torchwhy.core.evidence import Status, by_weight, left_unchecked, undecided, verdict
 from torchwhy.core.explanation import fingerprint
 from torchwhy.core.problem import Problem
 from torchwhy.data import digits
@@ -447,6 +448,110 @@ def test_the_model_stays_as_it_is(trained: nn.Module, images: Tensor) -> None:
     explain(trained, images[:2], check="full")
     assert fingerprint(trained) == before
     assert torch.equal(torch.get_rng_state(), state)
+
+
+class Patience:
+    """Counts the passes of a model and of its copies, and is lost at one or more of them."""
+
+    def __init__(self, *ends: int) -> None:
+        self.ends, self.passes = ends, 0
+
+    def __deepcopy__(self, memo: object) -> Patience:
+        return self
+
+    def __call__(self) -> None:
+        self.passes += 1
+        if self.passes in self.ends:
+            raise KeyboardInterrupt
+
+
+class Waited(nn.Module):
+    """A network that somebody waits for."""
+
+    def __init__(self, inner: nn.Module, *ends: int) -> None:
+        super().__init__()
+        self.inner, self.patience = inner, Patience(*ends)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.patience()
+        return self.inner(x)
+
+
+def waited_for(make: Callable[[nn.Module], Method], inner: nn.Module, x: Tensor, level: Any) -> tuple[int, Explanation]:
+    """How many passes an explanation takes, and it."""
+    model = Waited(inner)
+    found = make(model).explain(x, check=level)
+    return model.patience.passes, found
+
+
+BLOCKS = (torch.arange(12)[:, None] // 3 * 4 + torch.arange(12) // 3)[None, None]  # of 3 x 3 pixels
+ASKED: list[Callable[[nn.Module], Method]] = [
+    lambda model: IntegratedGradients(model, batch_size=64),
+    lambda model: KernelShap(model, n_samples=300, feature_mask=BLOCKS, batch_size=300),
+]
+
+
+@pytest.mark.parametrize("make", ASKED, ids=["IntegratedGradients", "KernelShap"])
+@pytest.mark.parametrize("part", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_an_interrupt_keeps_the_answers_that_are_there(
+    trained: nn.Module, images: Tensor, make: Callable[[nn.Module], Method], part: float
+) -> None:
+    x = images[:2]
+    attributed = Waited(trained)
+    make(attributed).attribute(x)
+    passes, full = waited_for(make, trained, x, "full")
+    assert not full.interrupted
+    assert full.verdict.status == "pass"
+    first = attributed.patience.passes + 1
+    model = Waited(trained, first + round(part * (passes - first))).train()
+    before, hooks = torch.get_rng_state(), [len(m._forward_hooks) for m in model.modules()]
+    found = make(model).explain(x, check="full")
+    assert torch.equal(found.values, full.values)
+    *made, last = found.evidence
+    assert made == list(full.evidence[: len(made)])
+    assert len(made) < len(full.evidence)
+    assert last == left_unchecked(2, len(made))
+    assert found.interrupted
+    assert found.verdict.status == "unknown"
+    assert str(found.verdict).startswith(f"unknown: stopped by hand after {len(made)} check")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(m.training for m in model.modules())
+    assert all(p.requires_grad for p in model.parameters())
+    assert [len(m._forward_hooks) for m in model.modules()] == hooks
+    again = make(model).explain(x, check="full", resume=found)
+    assert torch.equal(again.values, full.values)
+    assert again.evidence == full.evidence
+
+
+def test_an_interrupt_of_the_checks_leaves_a_warning_as_it_is(images: Tensor) -> None:
+    torch.manual_seed(0)
+    fresh, make = ConvNet(), ASKED[0]
+    passes, full = waited_for(make, fresh, images, "full")
+    found = make(Waited(fresh, passes)).explain(images, check="full")
+    assert found.interrupted
+    assert full.verdict.status == found.verdict.status == "warn"
+    assert "stopped by hand" not in str(found.verdict)
+
+
+def test_what_was_evaluated_before_the_checks_is_not_evaluated_again(trained: nn.Module, images: Tensor) -> None:
+    make = ASKED[1]
+    passes, full = waited_for(make, trained, images[:2], "full")
+    model = Waited(trained, passes)
+    found = make(model).explain(images[:2], check="full", resume=make(model).explain(images[:2], check="full"))
+    assert not found.interrupted
+    assert found.evidence == full.evidence
+    assert full.provenance["forward_rows"] > 600
+    assert found.provenance["forward_rows"] <= 4
+
+
+def test_a_second_interrupt_and_one_of_several_explanations_end(trained: nn.Module, images: Tensor) -> None:
+    method = KernelShap(Waited(trained, 5, 6), n_samples=300, feature_mask=BLOCKS, batch_size=100)
+    with pytest.raises(KeyboardInterrupt):
+        method.explain(images[:1], check="full")
+    assert method.model.patience.passes == 6
+    passes, _ = waited_for(ASKED[0], trained, images[:1], "full")
+    with pytest.raises(KeyboardInterrupt):
+        ASKED[0](Waited(trained, passes)).explain_each(images[:1], [3], check="full")
 
 
 def test_the_same_question_has_the_same_answer_in_any_batch(trained: nn.Module, images: Tensor) -> None:

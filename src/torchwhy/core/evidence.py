@@ -22,15 +22,18 @@ COMPLETENESS_LIMIT = 0.05  # of the change of the score
 CONVERGENCE_LIMIT = 0.05  # of the attribution, by which it may still change
 NOISE_LIMIT = 0.25  # of the attribution's norm, that may be sampling error
 AGREEMENT = 1e-5  # of the largest value, below which draws do not differ
+MISSED_LIMIT = 0.01  # of all draws, that those which agree may have missed
 MOST_SPREAD = 0.8  # of the score
 FEW_ROWS = 5  # that make it are too few to tell of others
 PRECISION_LIMIT = 0.02  # of the gradient's norm, that may be rounding
+
+COMPLETION, _FINISHED = "completion", "Was the work finished?"  # told only where it was not
 
 # Checks by what a warning of theirs means, the worst first: nothing was explained, not the decision of a trained model
 # was, what was explained is not shown, and what is shown is inexact.
 _OF_THE_MODEL = ("training", "accuracy", "decision", "steadiness")
 _SERIOUS = (
-    *("completion", "independence", "silence"),
+    *(COMPLETION, "independence", "silence"),
     *_OF_THE_MODEL,
     *("weights", "faithfulness", "class", "noise", "baseline"),
 )
@@ -97,7 +100,8 @@ class Verdict:
 def verdict(checks: Sequence[Check], index: int) -> Verdict:
     """The worst answer wins; what passed is told only where nothing warns.
 
-    What speaks for the model alone makes no explanation pass.
+    What speaks for the model alone makes no explanation pass, and neither does what is left of checks that were broken
+    off.
 
     >>> gap = Check("completeness", "Do the parts add up?", ("pass",), (0.01,), ("the parts add up to 99 %",))
     >>> str(verdict([gap], 0))
@@ -107,7 +111,8 @@ def verdict(checks: Sequence[Check], index: int) -> Verdict:
     """
     ordered = by_weight(checks, index)
     speaks = any(c.status[index] == "pass" and c.name not in _OF_THE_MODEL for c in ordered)
-    states: tuple[Status, ...] = ("warn", "pass", "unknown") if speaks else ("warn", "unknown")
+    whole = all(c.name != COMPLETION for c in ordered)
+    states: tuple[Status, ...] = ("warn", "pass", "unknown") if speaks and whole else ("warn", "unknown")
     for status in states:
         reasons = tuple(c.reason[index] for c in ordered if c.status[index] == status)
         if reasons:
@@ -213,14 +218,21 @@ class Sample:
         draws: how many there are.
         rows: evaluations in all of them.
         few: (B,) the least number of rows that make up most of the spread of the score; 0 where all score the same.
+        fitted: numbers that are fitted to the draws; so many of these agree with them whatever the others do.
     """
 
     draws: int
     rows: int
     few: Tensor
+    fitted: int = 0
+
+    @property
+    def missed(self) -> float:
+        """What share of all draws may have been missed where those that there are agree."""
+        return unseen(max(1, self.draws - self.fitted))
 
     @staticmethod
-    def of(scores: Tensor) -> Sample:
+    def of(scores: Tensor, fitted: int = 0) -> Sample:
         """Of scores (draws, rows in each, B).
 
         >>> Sample.of(torch.tensor([0.0, 0, 9, 0, 1, 0]).view(3, 2, 1)).few  # a single one
@@ -229,7 +241,7 @@ class Sample:
         rows = scores.flatten(0, 1).double()
         squares = ((rows - rows.mean(0)) ** 2).sort(dim=0, descending=True).values
         few = 1 + (squares.cumsum(0) < MOST_SPREAD * squares.sum(0)).sum(0)
-        return Sample(len(scores), len(rows), few * (rows != rows[0]).any(0))
+        return Sample(len(scores), len(rows), few * (rows != rows[0]).any(0), fitted)
 
 
 def unseen(draws: int) -> float:
@@ -244,7 +256,8 @@ def unseen(draws: int) -> float:
 def sampling(values: Tensors, standard_error: Tensors, sample: Sample | None = None) -> Check:
     """How much of the attribution could be chance? (B,) norm of the standard errors over norm of the values.
 
-    Where the sample is known, an error that it cannot show does not pass: all draws agree, or few rows make the spread.
+    Where the sample is known, an error that it cannot show does not pass: few rows make the spread, all score the same,
+    or all draws agree and are too few to say that hardly any would not.
     """
     flat, errors = values.flat(), standard_error.flat().double()
     signal, noise = (torch.linalg.vector_norm(t.double(), dim=1) for t in (flat, errors))
@@ -253,13 +266,14 @@ def sampling(values: Tensors, standard_error: Tensors, sample: Sample | None = N
 
     def judge(part: float, i: int) -> tuple[Status, str]:
         few = FEW_ROWS if sample is None else int(sample.few[i])
+        rare = sample is not None and few < FEW_ROWS and sample.rows > FEW_ROWS * few
         if sample is not None and (agreed[i] or not few):
-            return "unknown", (
+            known = few and not rare and sample.missed <= MISSED_LIMIT
+            return "pass" if known else "unknown", (
                 f"all {sample.draws} draws agree, so that no sampling error is seen: what happens in up to "
-                f"{percent(unseen(sample.draws))} of all may have been missed"
+                f"{percent(sample.missed)} of all may have been missed"
             )
         told = f"sampling error is {percent(part)} of the attribution"
-        rare = sample is not None and few < FEW_ROWS and sample.rows > FEW_ROWS * few
         if sample is not None and rare:
             told += (
                 f", and more if rows were missed of the kind of the {few} of {sample.rows} that make "
@@ -314,7 +328,17 @@ def broken_off(examples: int, done: int, planned: int) -> Check:
         return "warn", f"stopped by hand after {done} of {planned} evaluations: explain again with resume= to go on"
 
     share = torch.full((examples,), done / max(1, planned))
-    return Check.of("completion", "Was the work finished?", share, judge)
+    return Check.of(COMPLETION, _FINISHED, share, judge)
+
+
+def left_unchecked(examples: int, made: int) -> Check:
+    """The user has interrupted the checks: the explanation is whole, but not asked all that it was to be asked.
+
+    >>> left_unchecked(1, 3).reason
+    ('stopped by hand after 3 checks: explain again with resume= for the others',)
+    """
+    told = f"stopped by hand after {made} check{'s' * (made != 1)}: explain again with resume= for the others"
+    return undecided(COMPLETION, _FINISHED, examples, told)
 
 
 def settled(reached: Tensor, rule: str, evaluations: int) -> Check:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten
 
 from torchwhy.core.errors import TorchwhyError
-from torchwhy.core.evidence import Check, Verdict, against, by_weight, verdict
+from torchwhy.core.evidence import COMPLETION, Check, Verdict, against, by_weight, verdict
 from torchwhy.core.files import write_atomically
 from torchwhy.core.guard import module_of
 from torchwhy.core.tensors import TensorOrTensors, as_tensors
@@ -112,6 +113,11 @@ class Explanation:
         return tuple(verdict(self.evidence, i) for i in range(len(self)))
 
     @property
+    def interrupted(self) -> bool:
+        """The user has broken off its making or its checks."""
+        return any(c.name == COMPLETION for c in self.evidence)
+
+    @property
     def verdict(self) -> Verdict:
         """The verdict on all examples: the worst of them."""
         verdicts = self.verdicts
@@ -144,7 +150,7 @@ class Explanation:
 
         They lie as many standard errors from the value as the record holds under ``interval_95``: more where there were
         few draws. They are for one value at a time, and tell of chance alone; where all draws agree, chance is not seen
-        and both ends are the value, of which the evidence says "unknown".
+        and both ends are the value, of which the evidence says what the draws may have missed.
 
         Raises:
             TorchwhyError: the method gives no standard error.
@@ -342,11 +348,25 @@ def fingerprint(model: Any) -> str | None:
     module = module_of(model)
     if module is None:
         return None
-    digest = hashlib.sha256()
+    told = hashlib.sha256()
     for name, t in module.state_dict(keep_vars=True).items():
         if isinstance(t, Tensor):
             flat = t.detach().reshape(-1)
             sample = flat[:: max(1, flat.numel() // 65536)].contiguous().cpu()
-            digest.update(f"{name} {t.dtype} {tuple(t.shape)}".encode())
-            digest.update(sample.view(torch.uint8).numpy().tobytes() if sample.numel() else b"")
-    return digest.hexdigest()[:16]
+            told.update(f"{name} {t.dtype} {tuple(t.shape)}".encode())
+            told.update(sample.view(torch.uint8).numpy().tobytes() if sample.numel() else b"")
+    return told.hexdigest()[:16]
+
+
+def digest(value: Any) -> bytes:
+    """Equal for equal numbers, tensors, and tuples and dicts of them."""
+    told = hashlib.blake2b()
+    leaves, form = tree_flatten(value)
+    told.update(str(form).encode())
+    for one in leaves:
+        if isinstance(one, Tensor):
+            told.update(f"{one.dtype} {tuple(one.shape)}".encode())
+            told.update(one.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        else:
+            told.update(repr(one).encode())
+    return told.digest()

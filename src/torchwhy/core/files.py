@@ -18,7 +18,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | memoryview) -> 
         temporary.write_bytes(data)
         temporary.replace(target)
     except OSError as error:
-        raise TorchwhyError(f"cannot write {target}: {error.strerror}") from error
+        raise TorchwhyError(f"cannot write {target}: {error.strerror}; name another place") from error
     finally:
         with suppress(OSError):
             temporary.unlink()

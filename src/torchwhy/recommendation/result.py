@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Standing: TypeAlias = Literal["chosen", "ties", "better", "worse", "unjudged"]
 NAMED = 4  # in a sentence
 TRADES = 3  # sentences
+NAME = 24  # characters that stay together in a table
 RIVALS = {
     "random": "random attributions do",
     "constant": "attributions that are the same everywhere do",
@@ -282,7 +283,9 @@ class Recommendation:
 
         made = []
         for heading, *rows in (self.lines(), self.judged()):
-            table = Table(Column(heading[0], style="bold"), *heading[1:], box=SIMPLE_HEAD)
+            first, *others = (Column(name, overflow="fold") for name in heading)  # a name that is cut is no name
+            first.style, first.no_wrap = "bold", all(len(row[0]) <= NAME for row in rows)
+            table = Table(first, *others, box=SIMPLE_HEAD)
             for row in rows:
                 table.add_row(*row)
             made.append(table)

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from torchwhy.core.errors import TorchwhyError, closest
+from torchwhy.core.explanation import digest
 from torchwhy.core.problem import Problem
 from torchwhy.core.tensors import Tensors
 from torchwhy.engines.fills import Baseline, Fill, as_fill
 from torchwhy.engines.game import Groups
 from torchwhy.engines.noise import draws
 from torchwhy.methods import Method
-from torchwhy.methods.base import digest
 from torchwhy.metrics.controls import CONTROLS
 from torchwhy.metrics.removal import Places, check_positions, places, totals
 from torchwhy.registry import lookup

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from torchwhy.core.errors import TorchwhyError
-from torchwhy.core.explanation import fingerprint
+from torchwhy.core.explanation import digest, fingerprint
 from torchwhy.core.guard import untouched
 from torchwhy.core.options import at_least, one_of
 from torchwhy.core.progress import Progress
@@ -20,7 +20,6 @@ from torchwhy.core.versions import versions
 from torchwhy.data import Dataset, from_tensors
 from torchwhy.engines.fills import Fill
 from torchwhy.engines.noise import check_seed, draws
-from torchwhy.methods.base import digest
 from torchwhy.retraining.folder import Cell, Folder
 from torchwhy.retraining.networks import Loop, Maker, Trainer, seeded
 from torchwhy.retraining.rankings import (

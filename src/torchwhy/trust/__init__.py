@@ -13,6 +13,7 @@ What is asked of the weights alone is answered once for a model, what is asked o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from torchwhy.core.evidence import Check
@@ -39,8 +40,8 @@ def basic_checks(p: Problem, method: Method, values: Tensors) -> tuple[Check, ..
 
 def full_checks(
     p: Problem, method: Method, values: Tensors, data: tuple[Any, Any] | None = None, names: tuple[str, ...] = ()
-) -> tuple[Check, ...]:
-    """All checks: of the model, of its decision, and of the explanation.
+) -> Iterator[Check]:
+    """All checks, one after the other: of the model, of its decision, and of the explanation.
 
     Args:
         p: the problem that was explained.
@@ -49,9 +50,10 @@ def full_checks(
         data: inputs and their classes, to measure the model's accuracy on.
         names: of the classes.
     """
-    checks = [weights.training(p)]
+    yield weights.training(p)
     if data is not None:
-        checks.append(weights.accuracy(p, data))
-    checks += [decision.agreement(p, names), decision.steadiness(p)]
-    checks.append(faithfulness(p, method, values, SHARES, RANDOM_ORDERS))
-    return (*checks, *again.checks(p, method, values, names))
+        yield weights.accuracy(p, data)
+    yield decision.agreement(p, names)
+    yield decision.steadiness(p)
+    yield faithfulness(p, method, values, SHARES, RANDOM_ORDERS)
+    yield from again.checks(p, method, values, names)

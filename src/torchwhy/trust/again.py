@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -36,7 +36,7 @@ Answer: TypeAlias = Callable[[float, int], tuple[Status, str]]
 Ask: TypeAlias = Callable[[Problem, Method, Tensors], tuple[Tensor, Answer]]
 
 
-def checks(p: Problem, method: Method, values: Tensors, names: tuple[str, ...] = ()) -> tuple[Check, ...]:
+def checks(p: Problem, method: Method, values: Tensors, names: tuple[str, ...] = ()) -> Iterator[Check]:
     """What explaining again shows: 5 explanations of the examples and one of two noisy copies of each, at most."""
     asked: dict[str, tuple[str, Ask]] = {
         "weights": ("Does the explanation depend on what the model has learnt?", _weights),
@@ -44,15 +44,14 @@ def checks(p: Problem, method: Method, values: Tensors, names: tuple[str, ...] =
         "noise": ("Does the explanation stay the same under small noise?", _noise),
         "baseline": ("Would another baseline give the same picture?", _baseline),
     }
-    made = []
     for name, (question, ask) in asked.items():
         try:
             if values.flat().shape[1] < LEAST:
                 raise UnsupportedError(f"fewer than {LEAST} values are too few to compare")
-            made.append(Check.of(name, question, *_defined(*ask(p, method, values))))
+            made = Check.of(name, question, *_defined(*ask(p, method, values)))
         except TorchwhyError as error:
-            made.append(undecided(name, question, p.size, str(error)))
-    return tuple(made)
+            made = undecided(name, question, p.size, str(error))
+        yield made
 
 
 def _defined(found: Tensor, judge: Answer) -> tuple[Tensor, Answer]:

@@ -11,13 +11,12 @@ from torch import Tensor, nn
 
 from torchwhy.core.errors import TorchwhyError, UnsupportedError
 from torchwhy.core.evidence import Check, Status, percent, undecided
-from torchwhy.core.explanation import fingerprint
+from torchwhy.core.explanation import digest, fingerprint
 from torchwhy.core.guard import call, module_of
 from torchwhy.core.problem import Problem
 from torchwhy.core.target import as_tensor, main_part
 from torchwhy.core.tensors import Tensors, as_tensors
 from torchwhy.engines.noise import draws
-from torchwhy.methods.base import digest
 
 SHUFFLES = 19
 SIDE = 256  # rows and columns of a weight matrix that are looked at, at most
