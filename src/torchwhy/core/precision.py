@@ -7,7 +7,8 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from torchwhy.core.dispatch import Dispatch
 
 Precision: TypeAlias = Literal["full", "mixed"]
 
@@ -22,10 +23,7 @@ _PRODUCTS = {
 }
 
 
-class _Bfloat16Products(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it without annotations
-
+class _Bfloat16Products(Dispatch):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func not in _PRODUCTS:
             return func(*args, **(kwargs or {}))

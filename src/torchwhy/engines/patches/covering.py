@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from torchwhy.core.behind import is_watched, same_numbers
+from torchwhy.core.dispatch import Dispatch
 from torchwhy.core.guard import module_of
 from torchwhy.core.tensors import Tensors
 from torchwhy.engines.game import Game, Windows
@@ -158,7 +158,7 @@ class _Covering:
         return absent[:, 0].expand(len(ks), *self.x.shape[1:])
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(Dispatch):
     """Looks at a pass.
 
     Attributes:
@@ -167,7 +167,7 @@ class _Watch(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it without annotations
+        super().__init__()
         self.work, self.asked = 0, False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
