@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812  as everyone calls it
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchwhy.core.errors import TorchwhyError, UnsupportedError
 from torchwhy.engines.rules import Composite, on, trace
@@ -387,7 +389,8 @@ def test_how_the_code_is_written_does_not_matter(composite, style):
     close(lrp(styles(net)[style], composite).attribute(x, target=3), lrp(net, composite).attribute(x, target=3))
 
 
-def test_a_model_that_writes_over_what_a_rule_has_seen():
+@pytest.mark.parametrize("rule", [ZPlus(), Epsilon(1e-2)])
+def test_a_model_that_writes_over_what_a_rule_has_seen(rule):
     layer = Net().fc
 
     def rash(x: Tensor) -> Tensor:
@@ -398,8 +401,35 @@ def test_a_model_that_writes_over_what_a_rule_has_seen():
         z.fill_(7)
         return out.sum(1)
 
-    own, x = [(on("linear"), ZPlus())], rand(2, 16)
+    own, x = [(on("linear"), rule)], rand(2, 16)
     close(lrp(rash, own).attribute(x), lrp(lambda x: layer(x).relu().sum(1), own).attribute(x))
+
+
+class Counted(TorchDispatchMode):
+    """Counts what runs, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.runs[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_nothing_runs_again_because_its_output_is_written_over(in_place):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(in_place), nn.Flatten(), nn.Linear(192, 5), nn.ReLU(in_place)
+    )
+    model.append(nn.Linear(5, 2)).double().eval()
+    with Counted() as counted:
+        lrp(model).attribute(IMAGES, target=1)
+    runs = counted.runs
+    assert runs["addmm"] == 2
+    assert runs["native_batch_norm"] == 1
+    assert runs["convolution"] == 3, "the layer, and the rule's for positive and negative inputs"
 
 
 def test_rules_by_name_type_and_position():

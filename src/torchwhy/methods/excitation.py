@@ -16,7 +16,8 @@ from torchwhy.core.problem import Problem
 from torchwhy.engines.rules import Composite, Local, Prepared, Refused, Ruled, account, on
 from torchwhy.engines.rules.composite import Backward
 from torchwhy.engines.rules.decompose import Decomposition
-from torchwhy.engines.rules.lrp import LAYERS, PRODUCTS, ZPlus, composite
+from torchwhy.engines.rules.lrp import PRODUCTS, ZPlus, composite
+from torchwhy.engines.rules.operations import LAYERS
 from torchwhy.methods.base import Attribution, Method
 from torchwhy.methods.lrp import conservation
 from torchwhy.registry import Info, register

@@ -16,8 +16,6 @@ from torchwhy.core.tensors import Tensors
 from torchwhy.engines.rules import Composite, On, Prepared, Rule, Ruled, account, on
 from torchwhy.engines.rules.attnlrp import NAMES, transformer
 from torchwhy.engines.rules.lrp import (
-    CONVOLUTIONS,
-    LAYERS,
     AlphaBeta,
     Epsilon,
     Flat,
@@ -28,6 +26,7 @@ from torchwhy.engines.rules.lrp import (
     composite,
     nonzero,
 )
+from torchwhy.engines.rules.operations import CONVOLUTIONS, LAYERS
 from torchwhy.methods.base import Attribution, Method
 from torchwhy.registry import Info, register
 

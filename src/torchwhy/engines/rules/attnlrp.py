@@ -31,8 +31,8 @@ from torchwhy.core.errors import TorchwhyError
 from torchwhy.engines.rules.composite import Backward, Composite, On, Prepared, Rule, on
 from torchwhy.engines.rules.decompose import SMALLER
 from torchwhy.engines.rules.local import Local
-from torchwhy.engines.rules.lrp import FOLLOWED, LAYERS, PLAIN, PRODUCTS, Epsilon, OneFactor, Pass, common, shares
-from torchwhy.engines.rules.operations import names
+from torchwhy.engines.rules.lrp import FOLLOWED, PLAIN, PRODUCTS, Epsilon, OneFactor, Pass, common, shares
+from torchwhy.engines.rules.operations import LAYERS, names
 
 NAMES = ("AttnLRP", "CP-LRP")
 SOFTMAX = names("softmax log_softmax logsumexp")

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from torchwhy.core.tensors import accumulator
 from torchwhy.engines.rules.decompose import Refused
-from torchwhy.engines.rules.operations import SIGNATURES
+from torchwhy.engines.rules.operations import LAYERS, SIGNATURES
 
+# Their backward pass takes what went in, and does not look at what came out.
+_BLIND = {*LAYERS, "batch_norm"}
 # Where a tensor stands among the arguments: by position or name, and within a list.
 Slot: TypeAlias = tuple[int | str, int | None]
 
@@ -197,15 +199,19 @@ class Local:
 
         if self._output is None and self._graph is not None:
             self._output = self.output
+        if self.operation not in _BLIND or any(storage(t) == place for t in self._given()):
+            self._graph = None
         self.inputs = tuple(map(own, self.inputs))
         self._output = own(self._output)
         args, kwargs = tuple(map(own, self.call.args)), {k: own(v) for k, v in self.call.kwargs.items()}
         self.call = replace(self.call, args=args, kwargs=kwargs)
-        self._graph = None
 
-    def _held(self) -> Iterator[Tensor]:
+    def _given(self) -> Iterator[Tensor]:
         yield from self.inputs
         yield from (t for _, t in tensors_in(self.call.args, self.call.kwargs))
+
+    def _held(self) -> Iterator[Tensor]:
+        yield from self._given()
         if self._output is not None:
             yield self._output
         if self._graph is not None:

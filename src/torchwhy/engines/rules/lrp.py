@@ -23,11 +23,9 @@ from torchwhy.engines.rules.composite import Backward, Composite, On, Prepared, 
 from torchwhy.engines.rules.decompose import SMALLER, Refused
 from torchwhy.engines.rules.difference import ELEMENTWISE, LINEAR
 from torchwhy.engines.rules.local import Local
-from torchwhy.engines.rules.operations import names
+from torchwhy.engines.rules.operations import CONVOLUTIONS, LAYERS, names
 from torchwhy.engines.rules.roots import ROOT
 
-CONVOLUTIONS = tuple(f"conv{t}{n}d" for t in ("", "_transpose") for n in (1, 2, 3))
-LAYERS = ("linear", *CONVOLUTIONS)
 _FORWARD = CONVOLUTIONS[:3]
 PRODUCTS = names(
     "matmul rmatmul mm bmm mv dot inner outer einsum tensordot addmm baddbmm addbmm addmv _grouped_mm mul div"
@@ -43,9 +41,10 @@ _CHOICES = names("max min amax amin maximum minimum fmax fmin where masked_fill 
 )
 
 
-def stabilised(z: Tensor, epsilon: float) -> Tensor:
+def stabilised(z: Tensor, epsilon: float, *, out: Tensor | None = None) -> Tensor:
     """A denominator, moved away from zero by epsilon."""
-    return z + (torch.where(z < 0, -epsilon, epsilon) if negative(z) else epsilon)
+    by = torch.where(z < 0, -epsilon, epsilon) if negative(z) else epsilon
+    return torch.add(z, by, out=out)
 
 
 def negative(x: Tensor) -> bool:
@@ -53,10 +52,15 @@ def negative(x: Tensor) -> bool:
     return x.numel() > 0 and not bool(x.amin() >= 0)
 
 
-def shares(r: Tensor, z: Tensor, epsilon: float) -> Tensor:
-    """``r / z``, stabilised; nothing where there is nothing to divide by."""
-    d = stabilised(z, epsilon)
-    return r / d if epsilon >= torch.finfo(z.dtype).tiny else torch.where(d == 0, 0, r / d)
+def shares(r: Tensor, z: Tensor, epsilon: float, *, out: Tensor | None = None) -> Tensor:
+    """``r / z``, stabilised; nothing where there is nothing to divide by.
+
+    New memory is what large tensors cost most: the quotient takes that of the denominator, which is that of ``out``.
+    """
+    d = stabilised(z, epsilon, out=out)
+    none = None if epsilon >= torch.finfo(z.dtype).tiny else d == 0
+    s = torch.div(r, d, out=d)
+    return s if none is None else s.masked_fill_(none, 0)
 
 
 def nonzero(x: Tensor) -> Tensor:
@@ -163,17 +167,18 @@ def _parameters(local: Local) -> tuple[Tensor, Tensor | None]:
 
 
 def _split(
-    local: Local, r: Tensor, to_positive: Weight, to_negative: Weight, bias: Tensor | None, epsilon: float
+    local: Local, g: Tensor, to_positive: Weight, to_negative: Weight, bias: Tensor | None, epsilon: float
 ) -> Tensor:
-    """Divide r among the inputs, with other weights for the positive and the negative ones."""
-    (x,) = local.inputs
+    """Divide ``y * g`` among the inputs, with other weights for the positive and the negative ones."""
+    (x,), y = local.inputs, local.output
     if not negative(x):  # behind relu: half the work
         up = local.with_(weight=to_positive(), bias=bias)
-        return up.vjp(shares(r, up.output, epsilon))[0]
+        return up.vjp(shares(y * g, up.output, epsilon, out=up.output))[0]
     low = x.clamp(max=0)
     up = local.with_([x - low], weight=to_positive(), bias=bias)
     down = local.with_([low], weight=to_negative(), bias=None)
-    s = shares(r, up.output + down.output, epsilon)
+    z = up.output + down.output
+    s = shares(y * g, z, epsilon, out=z)
     return torch.where(x < 0, down.vjp(s)[0], up.vjp(s)[0])
 
 
@@ -190,7 +195,7 @@ class Epsilon(LayerRule):
         if self.epsilon == 0:
             return local.vjp(g)[0]
         y = local.output
-        return local.vjp(g * shares(y, y, self.epsilon))[0]
+        return local.vjp(shares(y, y, self.epsilon).mul_(g))[0]
 
 
 @dataclass(frozen=True)
@@ -209,7 +214,6 @@ class Gamma(LayerRule):
     def propagate(self, local: Local, g: Tensor) -> Tensor:
         w, b = _parameters(local)
         y = local.output
-        r = y * g
 
         def raised() -> Tensor:
             return w + self.gamma * w.clamp(min=0)
@@ -218,11 +222,11 @@ class Gamma(LayerRule):
             return w + self.gamma * w.clamp(max=0)
 
         up = None if b is None else b + self.gamma * b.clamp(min=0)
-        found = _split(local, torch.where(y > 0, r, 0), raised, lowered, up, self.stabilizer)
+        found = _split(local, torch.where(y > 0, g, 0), raised, lowered, up, self.stabilizer)
         if not (y < 0).any():
             return found
         down = None if b is None else b + self.gamma * b.clamp(max=0)
-        return found + _split(local, torch.where(y < 0, r, 0), lowered, raised, down, self.stabilizer)
+        return found + _split(local, torch.where(y < 0, g, 0), lowered, raised, down, self.stabilizer)
 
 
 @dataclass(frozen=True)
@@ -241,13 +245,13 @@ class AlphaBeta(LayerRule):
 
     def propagate(self, local: Local, g: Tensor) -> Tensor:
         w, b = _parameters(local)
-        r, plus, minus = local.output * g, partial(w.clamp, min=0), partial(w.clamp, max=0)
+        plus, minus = partial(w.clamp, min=0), partial(w.clamp, max=0)
         up = None if b is None else b.clamp(min=0)
-        found = self.alpha * _split(local, r, plus, minus, up, self.stabilizer)
+        found = _split(local, g, plus, minus, up, self.stabilizer).mul_(self.alpha)
         if self.beta == 0:
             return found
         down = None if b is None else b.clamp(max=0)
-        return found - self.beta * _split(local, r, minus, plus, down, self.stabilizer)
+        return found.sub_(_split(local, g, minus, plus, down, self.stabilizer), alpha=self.beta)
 
 
 @dataclass(frozen=True)
@@ -309,7 +313,8 @@ class ZBox(InputRule):
             local.with_([high], weight=w.clamp(max=0), bias=None),
         )
         z, z_low, z_high = (part.output for part in parts)
-        s = shares(r, z - z_low - z_high, self.stabilizer)
+        z = z - z_low - z_high
+        s = shares(r, z, self.stabilizer, out=z)
         g, g_low, g_high = (part.vjp(s)[0] for part in parts)
         return x * g - low * g_low - high * g_high
 
@@ -326,7 +331,7 @@ class WSquare(InputRule):
 
     def _of(self, local: Local, r: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ones = local.with_([torch.ones_like(local.inputs[0])], weight=weight, bias=bias)
-        return ones.vjp(shares(r, ones.output, self.stabilizer))[0]
+        return ones.vjp(shares(r, ones.output, self.stabilizer, out=ones.output))[0]
 
 
 @dataclass(frozen=True)
@@ -360,7 +365,7 @@ class Norm:
 
     def __call__(self, local: Local, g: Tensor) -> tuple[Tensor, ...]:
         y = local.output
-        return local.vjp(g * shares(y, y, self.stabilizer))
+        return local.vjp(shares(y, y, self.stabilizer).mul_(g))
 
 
 class Pass(Prepared):

@@ -17,8 +17,8 @@ from torchwhy.engines.rules.composite import Backward, Composite, Prepared, on
 from torchwhy.engines.rules.decompose import SMALLER, Refused
 from torchwhy.engines.rules.difference import ELEMENTWISE, LINEAR
 from torchwhy.engines.rules.local import Local
-from torchwhy.engines.rules.lrp import LAYERS, PRODUCTS
-from torchwhy.engines.rules.operations import names
+from torchwhy.engines.rules.lrp import PRODUCTS
+from torchwhy.engines.rules.operations import LAYERS, names
 from torchwhy.engines.rules.place import Place, here, names_of
 
 _RECTIFIERS = names("relu leaky_relu prelu rrelu abs")

@@ -36,11 +36,11 @@ ALIASES = {
 }
 # Attributes that are tensors on the way of the gradient; the others, such as `shape`, are questions about a tensor.
 _TENSOR_ATTRIBUTES = {"T", "H", "mT", "mH", "real", "imag"}
+CONVOLUTIONS = tuple(f"conv{t}{n}d" for t in ("", "_transpose") for n in (1, 2, 3))
+LAYERS = ("linear", *CONVOLUTIONS)
 # Where an operation's varying inputs and its parameters stand, for `Local.argument` and `Local.with_`.
-_CONVOLUTION = ("input", "weight", "bias")
 SIGNATURES: dict[str, tuple[str, ...]] = {
-    "linear": _CONVOLUTION,
-    **{f"conv{t}{n}d": _CONVOLUTION for t in ("", "_transpose") for n in (1, 2, 3)},
+    **dict.fromkeys(LAYERS, ("input", "weight", "bias")),
     "addmm": ("bias", "input", "weight"),
     "matmul": ("input", "weight"),
     "mm": ("input", "weight"),
