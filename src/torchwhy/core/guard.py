@@ -114,8 +114,9 @@ class _Rest:
         if getattr(m, "training", False):  # a frozen script has no mode
             self.training.append(m)
             m.training = False
-        for p in m.parameters(recurse=False):
-            if p.requires_grad and not p.is_inference():  # the flag of one made in inference mode cannot be set again
+        for p in m._parameters.values():
+            # The flag of one made in inference mode cannot be set again.
+            if p is not None and p.requires_grad and not p.is_inference():
                 self.trained.append(p)
                 p.requires_grad = False
         if m._buffers:

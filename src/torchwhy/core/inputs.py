@@ -83,8 +83,10 @@ def check_batch_size(rows: int | None) -> None:
 def check_rows_independent(model: Any) -> None:
     """Refuse a model of which a row's output depends on the other rows."""
     module = module_of(model)
-    for name, m in module.named_modules() if module is not None else ():
+    for m in module.modules() if module is not None else ():
         if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is None:
+            assert module is not None
+            name = next(name for name, one in module.named_modules() if one is m)
             raise UnsupportedError(
                 f"{name} ({type(m).__name__}, track_running_stats=False) normalises over the batch even in "
                 f"evaluation mode, so a score depends on the other rows: give it running statistics"

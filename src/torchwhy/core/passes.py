@@ -20,7 +20,7 @@ from torchwhy.core.behind import Behind, Shortcut, is_watched
 from torchwhy.core.errors import TorchwhyError, UnsupportedError
 from torchwhy.core.guard import Arguments, bare, call, module_of
 from torchwhy.core.inputs import at_home, check_batch_size, check_inputs, check_rows_independent, leaf
-from torchwhy.core.layout import ByPixel, has_many_pixels
+from torchwhy.core.layout import ByPixel, has_many_pixels, has_many_together
 from torchwhy.core.meter import Meter
 from torchwhy.core.places import check_batch, check_reached, whole_place
 from torchwhy.core.precision import Precision
@@ -31,6 +31,7 @@ from torchwhy.core.tensors import Tensors
 
 # The first of several passes is of so many rows, or fewer where rows are large, and measures the rest.
 FIRST_ROWS, FIRST_ELEMENTS = 16, 2**19
+SMALL_ROW = 2**10  # numbers in an example, up to which a first pass takes twice as many
 
 
 @dataclass
@@ -161,7 +162,7 @@ class Passes:
         self._by_pixel = False  # in a pass on images that lie in memory pixel by pixel
         self._plain = False  # the model's output is known to be a tensor
         self._shortcuts: dict[bool, Shortcut | None] = {}  # with and without gradients, once looked for
-        self._many = self.size > FIRST_ROWS  # more rows will follow than fit into a first pass
+        self._many = self.size > self._first_examples  # more rows will follow than fit into a first pass
 
     @property
     def size(self) -> int:
@@ -194,7 +195,7 @@ class Passes:
         if self.site is None:
             return inputs
         pieces = []
-        for start in range(0, inputs.size, limit := self._limit(False, FIRST_ROWS)):
+        for start in range(0, inputs.size, limit := self._limit(False, self._first_examples)):
             part = slice(start, start + limit)
             with torch.no_grad(), tap(self.model, self.site, stop=True) as seen, suppress(Stop):
                 call(self.model, inputs[part].map(torch.clone), self._extra(rows[part]))
@@ -254,7 +255,13 @@ class Passes:
     @property
     def _first_rows(self) -> int:
         elements = sum(t[0].numel() for t in self.inputs)
-        return min(FIRST_ROWS, max(2, FIRST_ELEMENTS // max(1, elements)))
+        return min(self._first_examples, max(2, FIRST_ELEMENTS // max(1, elements)))
+
+    @property
+    def _first_examples(self) -> int:
+        # One pass more costs a small model as much again; of token ids, few can be many numbers within.
+        small = all(t.is_floating_point() and t.numel() <= len(t) * SMALL_ROW for t in self.inputs)
+        return 2 * FIRST_ROWS if small else FIRST_ROWS
 
     def _evaluate(self, z: Tensors | None, rows: Tensor, gradients: bool) -> Done:
         """One pass, or several when memory does not suffice; the first of many is measured."""
@@ -285,7 +292,8 @@ class Passes:
         """`_run`, on images that lie in memory pixel by pixel where nothing in the model can tell."""
         # A maximum of two numbers that are almost equal has its gradient at the one or the other, as roundings fall:
         # those at the input stay with the layout that everybody has.
-        if (gradients and self.site is None) or not self._may_be_by_pixel():
+        at_input = gradients and self.site is None
+        if at_input or not self._may_be_by_pixel() or not has_many_together(self.inputs, len(rows)):
             return self._run(z, rows, gradients)
         random, cost = torch.get_rng_state(), replace(self.cost)
         self._by_pixel = True

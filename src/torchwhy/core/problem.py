@@ -17,7 +17,8 @@ from torch import Tensor
 from torchwhy.core import baselines
 from torchwhy.core.errors import TorchwhyError
 from torchwhy.core.guard import Arguments, bare
-from torchwhy.core.passes import FIRST_ROWS, Asked, Done, Passes
+from torchwhy.core.meter import Meter
+from torchwhy.core.passes import Asked, Done, Passes
 from torchwhy.core.places import whole_place
 from torchwhy.core.precision import Precision
 from torchwhy.core.progress import Progress
@@ -190,7 +191,7 @@ class Problem(Passes):
         passes: list[Done] = []
         start = 0
         while start < self.size:
-            stop = min(self.size, start + self._limit(gradients, FIRST_ROWS))
+            stop = min(self.size, start + self._limit(gradients, self._first_examples))
             passes.append(self._evaluate(None, torch.arange(start, stop, device=self.inputs.device), gradients))
             start = stop
         done = Done.cat(passes)
@@ -228,7 +229,7 @@ class Problem(Passes):
         with self.progress.task(what or "evaluating", count * self.size) as advance:
             first = 0
             while first < self.size:
-                es = slice(first, min(self.size, first + self._limit(gradients, FIRST_ROWS, behind=True)))
+                es = slice(first, min(self.size, first + self._limit(gradients, self._first_examples, behind=True)))
                 width = es.stop - es.start
                 examples = torch.arange(es.start, es.stop, device=self.inputs.device)
                 k = 0
@@ -247,8 +248,7 @@ class Problem(Passes):
 
     def prepare(self, count: int, *, gradients: bool) -> None:
         """So many points per example will follow: find out how they are best evaluated."""
-        self._many |= count * self.size > FIRST_ROWS
-        self.target  # noqa: B018  is resolved at the point itself, never at a changed copy
+        self.expect(count)
         if joined(self.site) and count > 1 and not gradients and not self._apart:
             self._apart = True
             check_apart(self, self.point)
@@ -259,6 +259,11 @@ class Problem(Passes):
             self._shortcuts[gradients] = None
             if isinstance(self.site, Site):
                 self._shortcuts[gradients] = find_shortcut(self, self.site, self.point, gradients)
+
+    def expect(self, count: int) -> None:
+        """So many changed copies of each example will follow: the pass over the point itself measures what fits."""
+        self._many |= count * self.size > self._first_examples
+        self.target  # noqa: B018  is resolved at the point itself, never at a changed copy
 
     def scores_at(self, points: Points, count: int = 1, what: str = "") -> Tensor:
         """``f`` at ``count`` points per example, (count, B), without gradients."""
@@ -362,6 +367,23 @@ class Problem(Passes):
         part._scores = part._output = None
         part._shortcuts = {}
         part._many = True
+        return part
+
+    def sparing(self) -> Problem:
+        """The same problem, whose passes with gradients take about the room of those without.
+
+        Where the user has chosen how many rows a pass has, what autograd keeps is measured on one; else nothing is to
+        be done, since what fits is found out.
+        """
+        if self.batch_size is None:
+            return self
+        part, meter = self._copy(), Meter(gradients=True)
+        part._asked, part._meter = self._asked, meter
+        part._evaluate(self.point[:1], torch.zeros(1, dtype=torch.long, device=self.inputs.device), gradients=True)
+        part._meter = None
+        # Without a graph, what an operation takes and what it gives are there together.
+        share = 2 * meter.largest / max(1, meter.total)
+        part.batch_size = max(1, int(self.batch_size * min(1, share)))
         return part
 
     def aimed(self, targets: Sequence[Any] | None) -> list[Problem]:

@@ -203,8 +203,8 @@ def indices(target: Any, output: Tensor, size: int) -> Tensor:
                     f"{length} outputs, numbered 0 to {length - 1}" if len(shape) == 1 else f"outputs of shape {shape}"
                 )
                 raise TorchwhyError(f"target {shown} is out of range: the model gives {many}")
-    lengths = torch.tensor(shape, device=output.device)
-    return torch.tensor(rows, device=output.device) % lengths
+    counted = [[index % length for index, length in zip(row, shape, strict=True)] for row in rows]
+    return torch.tensor(counted, device=output.device)
 
 
 def _as_rows(target: Any, size: int, shape: tuple[int, ...]) -> list[tuple[int, ...]]:

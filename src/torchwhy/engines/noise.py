@@ -18,8 +18,13 @@ Stdevs: TypeAlias = float | tuple[float, ...]
 
 def draws(seed: int, stream: int = 0, number: int = 0) -> torch.Generator:
     """A generator of its own for each seed, stream and number of draw."""
+    return torch.Generator().manual_seed(_own(seed, stream, number))
+
+
+def _own(seed: int, stream: int, number: int) -> int:
+    """The seed of such a generator."""
     digest = blake2b(f"{seed} {stream} {number}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
+    return int.from_bytes(digest) >> 1
 
 
 def check_seed(seed: object) -> None:
@@ -50,6 +55,8 @@ def _noisy(
     if all(isinstance(s, float) and s == 0 for s in scales):
         return None
 
+    generator = torch.Generator()
+
     def noisy(es: slice, ks: slice) -> Tensors:
         out = []
         for part, (t, scale) in enumerate(zip(inputs, scales, strict=True)):
@@ -59,7 +66,7 @@ def _noisy(
             wide = accumulator(t.dtype)
             z = torch.stack(
                 [
-                    draw(t.shape[1:], generator=draws(seed, stream=stream + part, number=k), dtype=wide)
+                    draw(t.shape[1:], generator=generator.manual_seed(_own(seed, stream + part, k)), dtype=wide)
                     for k in range(ks.start, ks.stop)
                 ]
             )

@@ -9,17 +9,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import reduce
-from hashlib import blake2b
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten
 
 from torchwhy.core import evidence
-from torchwhy.core.errors import TorchwhyError
-from torchwhy.core.evidence import Check
-from torchwhy.core.explanation import Explanation, fingerprint
+from torchwhy.core.errors import TorchwhyError, Unfinished
+from torchwhy.core.evidence import Check, Sample
+from torchwhy.core.explanation import Explanation, digest, fingerprint
 from torchwhy.core.guard import Arguments, as_arguments, module_of, untouched
 from torchwhy.core.options import Options
 from torchwhy.core.options import at_least as at_least  # noqa: PLC0414  the methods have it from here
@@ -31,6 +29,8 @@ from torchwhy.core.site import At
 from torchwhy.core.target import TargetLike
 from torchwhy.core.tensors import TensorOrTensors, Tensors, as_tensors
 from torchwhy.core.versions import versions
+from torchwhy.engines.gradients import Moments
+from torchwhy.engines.spread import student
 from torchwhy.registry import Info
 
 Level: TypeAlias = Literal["free", "basic", "full"]
@@ -43,22 +43,33 @@ class Attribution:
     Attributes:
         values: (B, ...) at the site.
         standard_error: of each value, for sampling methods.
+        freedom: degrees of freedom of the standard errors, of which a 95 % interval is made.
+        sample: from which they come, where that is known.
         total_error: standard error of the sum of the values, (B,), for sampling methods.
         change: how much the last refinement changed the values, relative, (B,), for path methods.
         reached: (B,) the asked tolerance was reached.
         details: more for the record, in plain numbers.
         checks: evidence of the method's own.
-        stopped: the user has interrupted it, and the values come from what there was.
+        stopped: the user has interrupted it, and the values come from what there was, or the checks are some of them.
     """
 
     values: Tensors
     standard_error: Tensors | None = None
+    freedom: int | None = None
+    sample: Sample | None = None
     total_error: Tensor | None = None
     change: Tensor | None = None
     reached: Tensor | None = None
     details: dict[str, Any] = field(default_factory=dict)
     checks: tuple[Check, ...] = ()
     stopped: bool = False
+
+    @staticmethod
+    def mean(moments: Moments) -> Attribution:
+        """The mean of draws, with its standard error where there are several."""
+        if moments.count < 2:
+            return Attribution(moments.mean)
+        return Attribution(moments.mean, moments.standard_error(), moments.count - 1)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -153,14 +164,16 @@ class Method(Options, ABC):
         check: Level = "free",
         data: tuple[Any, Any] | None = None,
         classes: tuple[str, ...] | None = None,
-        resume: Explanation | None = None,
+        resume: Explanation | Unfinished | None = None,
         **options: Any,
     ) -> Explanation:
         """The attributions with their evidence.
 
         Where the user interrupts (Ctrl-C) a method that samples, and enough is there for a standard error, the
-        explanation is made of what there is and says so. Anything else, a second Ctrl-C, and `attribute`, which could
-        not say so, end with the interrupt.
+        explanation is made of what there is and says so; and where the checks are interrupted, it is whole and has the
+        answers that were there. Anything else, a second Ctrl-C, and `attribute`, which could not say so, end with the
+        interrupt. Where rows were evaluated by then, it is an `Unfinished`, with which
+        ``resume`` goes on.
 
         Takes what `attribute` takes, and
 
@@ -170,8 +183,9 @@ class Method(Options, ABC):
                 decides for what is explained, and explains again: see `torchwhy.trust`.
             data: with ``check="full"``, reference inputs and their classes, to measure the model's accuracy on.
             classes: names of the model's outputs, for people.
-            resume: an explanation that was interrupted in this session, to go on with: the same question, whose
-                evaluated rows are not evaluated again. Only the size of the sample may be another.
+            resume: an explanation that was interrupted in this session, or the `Unfinished` it ended with, to go on
+                with: the same question, whose evaluated rows are not evaluated again. Only the size of the sample may
+                be another.
         """
         method = self.with_options(**options)
         _check_level(check, data)
@@ -185,7 +199,13 @@ class Method(Options, ABC):
             was_tuple,
         ):
             p.partial, p.memories = True, {} if resume is None else method._memories(p, asked, resume)
-            made = method._explained(p, was_tuple, check, names, data)
+            try:
+                made = method._explained(p, was_tuple, check, names, data)
+            except KeyboardInterrupt as interrupt:
+                if not p.memories:
+                    raise
+                told = type(self).__name__, None if p.site is None else str(p.site), tuple(p.target.names(p.size))
+                raise Unfinished(*told, p.memories | {"asked": asked}) from interrupt
             if made.memories is not None:
                 made.memories["asked"] = asked
         made.provenance["was_in_training_mode"] = self._in_training_mode()
@@ -222,7 +242,8 @@ class Method(Options, ABC):
         """An explanation for each of several targets.
 
         A method on features that come and go evaluates each of its rows once for all targets together, so that they
-        cost no more evaluations than one. Any other method runs once for each.
+        cost no more evaluations than one; each target has a backward pass of its own where `ShapleyValues` takes
+        derivatives. Any other method runs once for each.
 
         Args:
             targets: as for `attribute`, one after the other; None is every output of a model (B, classes).
@@ -246,11 +267,12 @@ class Method(Options, ABC):
     ) -> Iterator[tuple[Problem, bool]]:
         """The problem, with the model guarded, and whether the inputs are a tuple."""
         tensors, was_tuple = as_tensors(inputs)
-        if self.facts.baselines == "none" and (baselines is not None or layer_baselines is not None):
+        facts = self.facts
+        if facts.baselines == "none" and (baselines is not None or layer_baselines is not None):
             number = isinstance(baselines, int) and not isinstance(baselines, bool)
             hint = f": did you mean target={baselines}?" if number else ": leave them out"
             raise TorchwhyError(f"{type(self).__name__} compares with nothing, so it takes no baselines{hint}")
-        if self.facts.baselines == "set" and layer_baselines is not None:
+        if facts.baselines == "set" and layer_baselines is not None:
             raise TorchwhyError(
                 f"{type(self).__name__} compares with a set of inputs, which the model carries to the layer: "
                 f"give baselines instead of layer_baselines"
@@ -265,9 +287,9 @@ class Method(Options, ABC):
                     at=self._site(tensors, arguments),
                     target=target,
                     baselines=baselines,
-                    baseline_set=self.facts.baselines == "set",
+                    baseline_set=facts.baselines == "set",
                     layer_baselines=layer_baselines,
-                    zero_at_site=self.facts.zero_at_layer,
+                    zero_at_site=facts.zero_at_layer,
                     batch_size=self.batch_size,
                     precision=self._precision(),
                     progress=Progress(self.progress),
@@ -287,27 +309,37 @@ class Method(Options, ABC):
         """The attributions of one problem with their evidence."""
         began, before = time.perf_counter(), dataclasses.replace(p.cost)
         found = self._compute(p)
-        checks = self._free_checks(p, found)
+        if p.memories is not None:
+            p.memories.pop("asked", None)  # the checks may be new to what is gone on with
+        checks: list[Check] = []
         explained = p.cost.since(before)
-        checks += _independence(p)
-        if check != "free":
-            from torchwhy import trust  # trust stands above the methods it judges
+        try:
+            checks += self._free_checks(p, found)
+            explained = p.cost.since(before)
+            checks += _independence(p)
+            if check != "free":
+                from torchwhy import trust  # trust stands above the methods it judges
 
-            # Who has interrupted wants no more explanations.
-            thorough = check == "full" and not found.stopped
-            checks += (
-                trust.full_checks(p, self, found.values, data, names or ())
-                if thorough
-                else trust.basic_checks(p, self, found.values)
-            )
-            found.details |= self.account(p)
+                # Who has interrupted wants no more explanations.
+                thorough = check == "full" and not found.stopped
+                checks.extend(  # one after the other, so that an interrupt leaves those that were made
+                    trust.full_checks(p, self, found.values, data, names or ())
+                    if thorough
+                    else trust.basic_checks(p, self, found.values)
+                )
+                found.details |= self.account(p)
+        except KeyboardInterrupt:
+            if found.stopped or not p.partial:
+                raise
+            found.stopped = True
+            checks.append(evidence.left_unchecked(p.size, len(checks)))
         after = p.cost.since(before)
         checked = after.forward + after.backward - explained.forward - explained.backward
         seconds = time.perf_counter() - began
-        made = self._record(p, found, checks, explained, checked, was_tuple, names, seconds)
+        made = self._record(p, found, tuple(checks), explained, checked, was_tuple, names, seconds)
         return dataclasses.replace(made, memories=p.memories) if found.stopped else made
 
-    def _memories(self, p: Problem, asked: dict[str, Any], resume: Explanation) -> dict[Any, Any]:
+    def _memories(self, p: Problem, asked: dict[str, Any], resume: Explanation | Unfinished) -> dict[Any, Any]:
         """What an interrupted explanation has left, if it was of the same question."""
         if resume.memories is None:
             raise TorchwhyError("resume= goes on with an explanation that was interrupted in this session")
@@ -348,11 +380,8 @@ class Method(Options, ABC):
             dtypes = [reduce(torch.promote_types, dtypes)]
         # Attributions of integers, such as pixel values or token ids, are not integers.
         found.values = Tensors(v.to(d) if d.is_floating_point else v for v, d in zip(values, dtypes, strict=True))
-        finite = torch.stack(
-            [v.flatten(1).isfinite().all(1) if v.ndim > 1 else v.isfinite() for v in found.values]
-        ).all(0)
-        if not finite.all():
-            bad = (~finite).nonzero().flatten().tolist()
+        # A finite sum has finite summands, and is found in one reading.
+        if not all(v.sum().isfinite() for v in found.values) and (bad := _not_finite(found.values)):
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
             raise TorchwhyError(
                 f"the attribution of example {bad[0]}{more} is not finite: a gradient or score on the way overflowed "
@@ -370,7 +399,7 @@ class Method(Options, ABC):
         if found.change is not None:
             checks.append(evidence.convergence(found.change, getattr(self, "tol", None), found.reached))
         if found.standard_error is not None:
-            checks.append(evidence.sampling(found.values, found.standard_error))
+            checks.append(evidence.sampling(found.values, found.standard_error, found.sample))
         if not abs(found.values).flat().amax(1).all():
             moved = promised if promised is not None else p.scores - p.base_scores()
             checks.append(evidence.silence(found.values, moved, p.scores))
@@ -395,6 +424,7 @@ class Method(Options, ABC):
         if classes is not None and p.output is not None and len(classes) != p.output.shape[1]:
             raise TorchwhyError(f"{len(classes)} classes were named, but the model gives {p.output.shape[1]} outputs")
         module = module_of(self.model)
+        wide = {} if found.freedom is None else {"interval_95": student(found.freedom)}
         return Explanation(
             values=found.values.unwrap(as_tuple),
             inputs=p.inputs.map(torch.clone).unwrap(was_tuple),  # what happens to the user's tensors later is not shown
@@ -415,6 +445,7 @@ class Method(Options, ABC):
                 "check_rows": checked,
                 "seconds": round(seconds, 4),
                 **versions(),
+                **wide,
                 **found.details,
             },
             output=p.output,
@@ -423,6 +454,13 @@ class Method(Options, ABC):
             classes=classes,
             form=self.facts.form,
         )
+
+
+def _not_finite(values: Tensors) -> list[int]:
+    """The examples with values that are NaN or infinite."""
+    each = [v.flatten(1).isfinite().all(1) if v.ndim > 1 else v.isfinite() for v in values]
+    found: list[int] = (~torch.stack(each).all(0)).nonzero().flatten().tolist()
+    return found
 
 
 def _independence(p: Problem) -> tuple[Check, ...]:
@@ -441,20 +479,6 @@ def _check_level(check: object, data: object) -> None:
         raise TorchwhyError(f"check is 'free', 'basic' or 'full', not {check!r}")
     if data is not None and check != "full":
         raise TorchwhyError(f"data= is looked at by check='full' alone, not by check={check!r}")
-
-
-def digest(value: Any) -> bytes:
-    """Equal for equal numbers, tensors, and tuples and dicts of them."""
-    told = blake2b()
-    leaves, form = tree_flatten(value)
-    told.update(str(form).encode())
-    for one in leaves:
-        if isinstance(one, Tensor):
-            told.update(f"{one.dtype} {tuple(one.shape)}".encode())
-            told.update(one.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        else:
-            told.update(repr(one).encode())
-    return told.digest()
 
 
 def _names(classes: object) -> tuple[str, ...] | None:

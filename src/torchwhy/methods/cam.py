@@ -119,8 +119,8 @@ class GradientCAM(CAM):
 
     def maps(self, p: Problem) -> Iterable[Tensor]:
         slopes = self.slopes(p)  # first, since the pass that gives them shows the point too
-        for a, g in zip(self._folded(p, p.point), self._folded(p, slopes), strict=True):
-            yield self.combine(a, g)
+        for grid, a, g in zip(self._grids(p), p.point, slopes, strict=True):
+            yield self.combine(wide(grid.fold(a)), wide(grid.fold(g)))
 
     def combine(self, a: Tensor, g: Tensor) -> Tensor:
         """The map (B, 1, ...) of activations and the gradient there, (B, C, ...)."""

@@ -33,16 +33,15 @@ def through_noise(
     if noise is None:
         raise TorchwhyError("stdevs is 0, so that every copy of the input is the same: give the noise a size")
     random = any(f.name == "seed" for f in fields(method))
+    alone = random or method.info.needs == "forward passes"
+    if not alone:
+        p.expect(count)
     total: Moments | None = None
     k = 0
     with p.progress.task("averaging over noise", count) as advance:
         while k < count:
             # A method with draws of its own gets new ones for every copy; one that only takes away has enough rows.
-            copies = (
-                1
-                if random or method.info.needs == "forward passes"
-                else min(count - k, max(1, p.rows_per_pass() // p.size))
-            )
+            copies = 1 if alone else min(count - k, max(1, p.rows_per_pass() // p.size))
             ks = slice(k, k + copies)
             inner = method.with_options(seed=seed * 1_000_003 + k) if random else method
             values = inner.compute(p.moved(noise(slice(0, p.size), ks).merge(), copies)).values.double_for_sums()
@@ -55,7 +54,7 @@ def through_noise(
     assert total is not None
     if kind == "vargrad":
         return Attribution(total.variance())
-    return Attribution(total.mean, standard_error=total.standard_error() if count > 1 else None)
+    return Attribution.mean(total)
 
 
 @register(

@@ -45,7 +45,7 @@ class Saliency(Method):
 
     @property
     def facts(self) -> Info:
-        return replace(self.info, signed=not self.abs)
+        return self.info if self.abs else replace(self.info, signed=True)
 
     def compute(self, p: Problem) -> Attribution:
         _, slope = p.at_point()
