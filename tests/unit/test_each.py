@@ -147,3 +147,13 @@ def test_targets_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(TorchwhyError, match=message):
         FeatureAblation(model).attribute_each(point(), targets)
+
+
+@pytest.mark.parametrize("method", [RISE, SobolAttribution])
+def test_targets_settle_one_after_the_other(method: type[Method]) -> None:
+    """The first looks at more masks than the second needs, or the other way round."""
+    sampled = method(Net(), top_k=1, budget=3000)
+    for targets in ([0, 1, 2], [2, 1, 0]):
+        each = sampled.explain_each(point(), targets)
+        for target, one in zip(targets, each, strict=True):
+            assert_close(one.values, sampled.attribute(point(), target=target))

@@ -19,7 +19,7 @@ from torchwhy import FeatureAblation, Occlusion, TorchwhyError
 from torchwhy.core.problem import Problem
 from torchwhy.core.tensors import Tensors
 from torchwhy.engines.fills import Noise
-from torchwhy.engines.game import Game, Groups, Windows
+from torchwhy.engines.game import Game, Groups, Windows, either
 from torchwhy.engines.masks import KEPT, channels, columns, superpixels, tokens
 from torchwhy.methods.banzhaf import Banzhaf
 from torchwhy.methods.base import Method
@@ -489,6 +489,28 @@ def test_memory_is_that_of_a_pass_where_the_input_is_the_largest_of_all(name: st
         assert live.peak < 2 * one.peak, (n, live.peak, one.peak)
 
 
+@pytest.mark.parametrize("examples", [1, 16])
+def test_derivatives_take_no_more_memory_than_a_pass(examples: int) -> None:
+    layers: list[torch.nn.Module] = [torch.nn.Conv2d(3, 8, 3, padding=1)]
+    for _ in range(8):
+        layers += [torch.nn.Tanh(), torch.nn.Conv2d(8, 8, 3, padding=1)]
+    net = torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Linear(8 * 48 * 48, 2)).requires_grad_(
+        requires_grad=False
+    )
+    x, mask = torch.randn(examples, 3, 48, 48), torch.arange(48) // 4
+    held = [x, mask, *net.parameters()]
+    with Live(held) as one:
+        net(torch.randn(16, 3, 48, 48))
+    method = ShapleyValues(net, batch_size=16, feature_mask=mask, budget=70)
+    with Live(held) as live:
+        found = method.explain(x, target=0)
+    assert found.provenance["backward_rows"] >= 4 * examples
+    assert live.peak < 2 * one.peak
+    with Live(held) as kept:  # the same of a pass that keeps what gradients need
+        net(torch.randn(16, 3, 48, 48, requires_grad=True)).sum().backward()
+    assert kept.peak > 3 * one.peak
+
+
 def test_what_is_live_is_counted() -> None:
     with Live([]) as live:
         a = torch.ones(1000)
@@ -500,3 +522,28 @@ def test_what_is_live_is_counted() -> None:
         torch.ones(10)
     assert live.peak == 8000
     assert live.now == 0
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.complex64]
+)
+def test_either_is_where_to_the_last_bit(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    there, absent = ((9 * torch.randn(2, 5, 1, 4, generator=generator)).to(dtype) for _ in range(2))
+    if dtype.is_floating_point:
+        there[0, 0, 0] = torch.tensor([torch.nan, torch.inf, -0.0, 0.0], dtype=dtype)
+        absent[0, 1, 0] = torch.tensor([torch.nan, -torch.inf, -0.0, 0.0], dtype=dtype)
+    mask = torch.rand(3, 1, 5, 1, 4, generator=generator) < 0.5
+    for other in (absent[None], absent[:1, :1].expand(2, 5, 1, 4)[None], torch.stack([absent, there, absent])):
+        found, known = either(mask, there, other), torch.where(mask, there, other)
+        assert found.shape == known.shape == (3, 2, 5, 1, 4)
+        assert_close(found, known, rtol=0, atol=0, equal_nan=True)
+        if dtype.is_floating_point:
+            assert torch.equal(found.signbit(), known.signbit())
+
+
+def test_either_keeps_derivatives() -> None:
+    there, absent = torch.ones(3, requires_grad=True), torch.zeros(3)
+    mask = torch.tensor([True, False, True])
+    (slopes,) = torch.autograd.grad(either(mask, there, absent).sum(), there)
+    assert slopes.tolist() == [1, 0, 1]

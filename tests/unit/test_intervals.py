@@ -193,6 +193,30 @@ def test_an_additive_model_says_that_its_error_is_unseen() -> None:
     assert next(c for c in bent.evidence if c.name == "sampling error").status != ("unknown",)
 
 
+@pytest.mark.parametrize(("draws", "fitted", "status"), [(299, 0, "pass"), (298, 0, "unknown"), (299, 1, "unknown")])
+def test_draws_that_agree_pass_where_they_may_have_missed_one_in_a_hundred(
+    draws: int, fitted: int, status: str
+) -> None:
+    several = Sample(draws, 2 * draws, torch.tensor([50]), fitted)
+    assert judged([0.0, 1e-7], several)[0] == status
+    assert f"all {draws} draws agree" in judged([0.0, 1e-7], several)[1]
+    for few in (0, 3):  # rows that tell nothing of others
+        assert judged([0.0, 1e-7], Sample(draws, 2 * draws, torch.tensor([few]), fitted))[0] == "unknown"
+
+
+@pytest.mark.parametrize("method", [ShapleyValues, KernelShap, Banzhaf])
+def test_an_additive_model_passes_where_many_draws_agree(method: type[Method]) -> None:
+    weights = torch.randn(30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    linear = method(lambda x: x @ weights, budget=800).explain(torch.ones(1, 30).double())
+    check = next(c for c in linear.evidence if c.name == "sampling error")
+    assert check.status == ("pass",)
+    assert "draws agree" in check.reason[0]
+    assert linear.verdict.status == "pass"
+    # Of draws that are hardly more than features, most agree with any additive game.
+    many = method(lambda x: x.sum(1), budget=700).explain(torch.ones(1, 200).double())
+    assert many.verdict.status == "unknown"
+
+
 # -- intervals -----------------------------------------------------------------------------------------------
 
 

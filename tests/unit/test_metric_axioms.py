@@ -137,7 +137,8 @@ def test_an_influence_beside_others_alone_is_found_among_random_subsets() -> Non
 
     x = torch.ones(1, 4, dtype=torch.float64)
     marks = torch.tensor([[1.0, 1, 1, 1]], dtype=torch.float64)
-    assert metrics.NonSensitivity(both, n_subsets=2).score(marks, x).value == 0.5
+    for count in (1, 2):  # everything, and nothing
+        assert metrics.NonSensitivity(both, n_subsets=count).score(marks, x).value == 0.5
     assert metrics.NonSensitivity(both, n_subsets=32).score(marks, x).value == 0
 
 
@@ -145,6 +146,8 @@ def test_it_costs_what_it_says() -> None:
     found = metrics.NonSensitivity(product, n_subsets=2).score(X, X)
     # Everything and nothing, and each without and with one; what was there before is not asked for again.
     assert found.evaluations <= 4 * (2 * (6 + 1) + 1)
+    beside_all = metrics.NonSensitivity(product, n_subsets=1).score(X, X)
+    assert beside_all.evaluations <= 4 * (6 + 1 + 1) < found.evaluations
 
 
 # -- symmetry ----------------------------------------------------------------------------------------------------

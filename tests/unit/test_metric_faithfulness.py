@@ -639,3 +639,30 @@ def test_it_costs_what_it_says(name: str, rows: int | None) -> None:
     found = score(FAITHFUL[name](linear))
     known = rows if rows is not None else len(drawn(100, 0.2).unique(dim=0)) + 1  # a subset drawn twice is known
     assert found.evaluations == 4 * (known + 1)  # and the pass over the inputs themselves
+
+
+def test_the_point_of_many_examples_is_asked_for_again_for_a_few_of_them() -> None:
+    x, base = rand(20, 10, seed=1), rand(20, 10, seed=2)
+    rows = {}
+    for count in (8, 20):
+        found = metrics.Deletion(linear).score((WEIGHTS * (x - base))[:count], x[:count], base[:count])
+        assert_close(found.curve.y[0], linear(x[:count]), **EXACT)
+        assert_close(found.curve.y[-1], linear(base[:count]), **EXACT)
+        rows[count] = found.evaluations
+    assert rows == {8: 8 * (1 + 11), 20: 20 * (1 + 10) + 8}
+
+
+@pytest.mark.parametrize("count", [4, 20])
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda x: linear(x) + torch.randn(len(x), dtype=x.dtype),
+        lambda x: linear(x - x.mean(0)),
+    ],
+    ids=["draws numbers", "mixes rows"],
+)
+def test_a_model_that_gives_the_point_another_score_is_found_out(model: Any, count: int) -> None:
+    x = rand(count, 10, seed=1)
+    with pytest.raises(TorchwhyError, match="it draws random numbers"):
+        metrics.FaithfulnessCorrelation(model).score(x, x)
+    assert metrics.FaithfulnessCorrelation(linear).score(WEIGHTS * x, x).value.isfinite().all()

@@ -111,6 +111,34 @@ def test_an_interrupted_explanation_goes_on(name: str) -> None:
     assert rest.provenance["evaluations"] == full.provenance["evaluations"]
 
 
+@pytest.mark.parametrize("name", ["RISE", "Sobol"])
+@pytest.mark.parametrize("at_once", [1, 64])
+def test_masks_go_on_that_are_asked_for_in_smaller_parts(
+    name: str, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where rows are large, or the answer is looked at several times."""
+    rule = {"top_k": 3, "budget": 2000}
+    full = SAMPLED[name](Net(), **rule).explain(point())
+    net = Net()
+    net.stop_at = full.provenance["evaluations"] // 8
+    first = SAMPLED[name](net, **rule).explain(point())
+    assert first.memories is not None
+    monkeypatch.setattr(sampling, "BITS", at_once * M)
+    monkeypatch.setattr(sampling, "rows_at_once", lambda p: 1)
+    rest = SAMPLED[name](net, **rule).explain(point(), resume=first)
+    assert_close(rest.values, full.values)
+    assert_close(rest.standard_error, full.standard_error)
+
+
+@pytest.mark.parametrize("method", [ShapleyValues, KernelShap, ShapleyInteractions])
+def test_what_does_not_settle_before_is_exact_in_the_end(method: type[Method]) -> None:
+    """Features that are all alike are told apart by nothing less than all coalitions, which the budget pays."""
+    found = method(lambda x: x.prod(1) + x.sum(1), top_k=2).explain(torch.ones(1, 9).double())
+    assert found.provenance["evaluations"] == 512
+    assert found.standard_error.max() < 1e-9
+    assert next(c for c in found.evidence if c.name == "settled").status == ("pass",)
+
+
 def test_an_explanation_may_be_interrupted_several_times() -> None:
     full = SAMPLED["ShapleyValues"](Net()).explain(point())
     net, found = interrupted("ShapleyValues", 10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from itertools import combinations, permutations
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from torchwhy import TorchwhyError
-from torchwhy.engines.process import Kernel, Product, Waves, solve
+from torchwhy.engines.process import WAVES, Kernel, Part, Product, Waves, solve
 from torchwhy.engines.spread import student
 from torchwhy.engines.surrogate import (
     all_rows,
@@ -371,16 +372,46 @@ def test_rows_are_not_evaluated_twice() -> None:
 # -- derivatives ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "part", [Product(torch.linspace(0.1, 1, 7).double()), Waves(torch.linspace(-2, 3, 35).double().sin().view(5, 7))]
-)
-def test_shapley_values_of_covariances(part: Product | Waves) -> None:
+PARTS = [Product(torch.linspace(0.1, 1, 7).double()), Waves(torch.linspace(-2, 3, 35).double().sin().view(5, 7))]
+
+
+@pytest.mark.parametrize("part", PARTS, ids=["product", "waves"])
+def test_shapley_values_of_covariances(part: Part) -> None:
     """Those of the functions of signs that a process is made of, against all coalitions."""
     kernel = Kernel(((0.7, part),))
     signs = all_rows(7).double() * 2 - 1
     x = signs[[3, 41, 100]]
-    tight(kernel.solved(x), shapley_from_all(kernel(signs, x)).T)
+    tight(kernel.solved(x), shapley_from_all(covariances(kernel, signs, x)).T)
     assert (kernel.solved(x) - Kernel().solved(x)).abs().max() > 0.01
+
+
+def covariances(kernel: Kernel, a: Tensor, b: Tensor) -> Tensor:
+    return kernel.between(a, b, torch.eye(len(b)).double(), torch.zeros(len(a), 0).double())[0]
+
+
+@pytest.mark.parametrize("part", PARTS, ids=["product", "waves"])
+def test_covariances_are_the_same_in_parts_and_never_made(part: Part) -> None:
+    """More signs than are taken at a time: products with covariances, one way and the other."""
+    kernel = Kernel(((0.3, part), (0.7, part)))
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(n, 7, generator=generator, dtype=torch.float64).sign() for n in (600, 300))
+    v, w = (torch.randn(n, 3, generator=generator, dtype=torch.float64) for n in (300, 600))
+    whole = a @ b.T / 7 + part.joined(part.mapped(a), part.mapped(b))
+    tight(kernel.between(a, b, v, w), (whole @ v, whole.T @ w))
+    tight(kernel.among(a).tril(), covariances(kernel, a, a).tril())
+    assert (whole - a @ b.T / 7).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("part", PARTS, ids=["product", "waves"])
+def test_covariances_that_a_process_is_chosen_by(part: Part) -> None:
+    """Closed forms, to which those of many sines come close."""
+    x = all_rows(7).double() * 2 - 1
+    here = part.mapped(x)
+    away = (part.smooth(x) - part.joined(here, here)).square().mean().sqrt()
+    assert away < (1e-12 if isinstance(part, Product) else WAVES**-0.5)
+    drawn = torch.randn(400_000, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64) @ PARTS[1].spread
+    known = ((drawn @ x[3]).sin() * (drawn @ x[41]).sin()).mean()
+    assert abs(float(PARTS[1].smooth(x)[3, 41] - known)) < 4 / 400_000**0.5
 
 
 def ridges(m: int) -> Callable[[Tensor], Tensor]:
@@ -441,6 +472,42 @@ def test_what_has_no_derivative_is_done_without(hidden: Callable[[Tensor], Tenso
     known = shapley_from_all(hidden(model(all_rows(12).double()))[:, None])[:, 0]
     assert ((found.values[0] - known).abs() < 5 * found.standard_error[0]).all()
     assert found.provenance["evaluations"] <= 150
+
+
+def unwilling(error: Exception, most: int) -> Callable[[Tensor], Tensor]:
+    """A model that raises in the pass after so many that need gradients."""
+    passes = []
+
+    def model(x: Tensor) -> Tensor:
+        passes.append(x.requires_grad)
+        if x.requires_grad and sum(passes) > most:
+            raise error
+        return rough(12)(x)
+
+    return model
+
+
+@pytest.mark.parametrize("most", [0, 1])
+@pytest.mark.parametrize("error", [ValueError("no"), AssertionError(), NotImplementedError(), torch.OutOfMemoryError()])
+def test_a_model_that_fails_where_derivatives_are_asked_for_is_explained_without(error: Exception, most: int) -> None:
+    found = ShapleyValues(unwilling(error, most), budget=150).explain(ones(12))
+    known = shapley_from_all(rough(12)(all_rows(12).double())[:, None])[:, 0]
+    assert ((found.values[0] - known).abs() < 5 * found.standard_error[0]).all()
+    assert found.provenance["evaluations"] in (149, 150)
+    with pytest.raises(type(error)):
+        unwilling(error, 0)(ones(12).requires_grad_())
+
+
+def test_a_warning_where_derivatives_are_asked_for_is_not_shown() -> None:
+    def model(x: Tensor) -> Tensor:
+        if x.requires_grad:
+            warnings.warn("a number is taken out of a graph", stacklevel=1)
+        return rough(12)(x)
+
+    found = ShapleyValues(model, budget=150).explain(ones(12))  # here warnings are errors
+    assert found.provenance["backward_rows"] > 0
+    with pytest.warns(UserWarning, match="out of a graph"):
+        model(ones(12).requires_grad_())
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -188,6 +188,20 @@ class Interrupted(KeyboardInterrupt):
         self.scores = scores
 
 
+PASSES = 8  # that are asked for at a time where an interrupt loses all of them anyway
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of an element
+
+
+def either(mask: Tensor, there: Tensor, absent: Tensor) -> Tensor:
+    """``torch.where`` by the bits of the numbers: on a CPU, that guesses where a mask changes, and loses time often."""
+    whole = BITS.get(there.element_size())
+    follows = there.requires_grad or absent.requires_grad
+    if whole is None or follows or there.dtype != absent.dtype or there.is_complex() or there.device.type != "cpu":
+        return torch.where(mask, there, absent)
+    other = absent.view(whole)
+    return ((there.view(whole) ^ other) * mask).bitwise_xor_(other).view(there.dtype)
+
+
 @dataclass
 class Memory:
     """Scores of rows, for all targets that are asked about together.
@@ -252,7 +266,7 @@ class Game:
         return torch.cat(found)
 
     def _parts(self, rows: Rows, count: int, what: str) -> Iterator[Tensor]:
-        """Scores (K, T, B) of some rows after the other, about a pass at a time."""
+        """Scores (K, T, B) of some rows after the other, a pass at a time where an interrupt is to lose little."""
         p, draws = self.p, self.draws
         least = self.evaluations + count * draws
         if self.max_evals is not None and least > self.max_evals:
@@ -261,7 +275,9 @@ class Game:
         with p.progress.task(what, count) as advance:
             k = 0
             while k < count:
-                part = slice(k, min(count, k + max(1, rows_at_once(p) // (p.size * draws))))
+                # The first part of all tells how many rows fit; the passes then are the same either way.
+                at_once = rows_at_once(p) * (1 if p.partial or not k else PASSES)
+                part = slice(k, min(count, k + max(1, at_once // (p.size * draws))))
                 scores = p.every_score(self._points(rows, k), (part.stop - k) * draws, what).movedim(0, 1)
                 if draws > 1:
                     scores = scores.to(accumulator(scores.dtype)).unflatten(0, (-1, draws)).mean(1)
@@ -289,7 +305,7 @@ class Game:
         """Points (K, examples, ...) of rows (K, M), with ``absent`` where something is absent."""
 
         def fill(t: Tensor, other: Tensor, mask: Tensor) -> Tensor:
-            return torch.where(mask if mask.shape[1] == 1 else mask[:, es], t[es], other)
+            return either(mask if mask.shape[1] == 1 else mask[:, es], t[es], other)
 
         return self.p.point.map(fill, absent, self.features.mask(present))
 
@@ -318,6 +334,13 @@ class Game:
             known = list(takewhile(lambda number: number is not None, map(memory.where.get, keys)))
             raise Interrupted(memory.scores[known, self.p.number]) from None
         return memory.scores[[memory.where[key] for key in keys], self.p.number]
+
+    def know_point(self) -> None:
+        """Take the score of the point as it is known, where no row was evaluated; whoever plays has checked it."""
+        memory = self._memory
+        if not memory.where:
+            everything = torch.ones(1, self.features.count, dtype=torch.bool)
+            memory.add(self._keys(everything), self.p.scores[None, None])
 
     @staticmethod
     def _keys(present: Tensor) -> list[bytes]:

@@ -111,15 +111,15 @@ class SoftGame(Game):
     def evaluate(self, present: Tensor, what: str = "showing through masks") -> Tensor:
         """The same, in the order of the masks: where a score is remembered is the number of its row."""
         memory, rows = self._memory, present[:, 0].cpu()
+        known, asked = len(memory.scores), int(rows.max()) + 1
         try:
-            fresh = torch.arange(len(memory.scores), int(rows.max()) + 1)[:, None]
-            if len(fresh):
-                self._take_in(fresh, (), what)
+            if asked > known:
+                self._take_in(torch.arange(known, asked)[:, None], (), what)
         except KeyboardInterrupt:
             if not self.p.partial:
                 raise
-            known = rows[: int((rows < len(memory.scores)).sum())]
-            raise Interrupted(memory.scores[known, self.p.number]) from None
+            there = rows[: int((rows < len(memory.scores)).sum())]
+            raise Interrupted(memory.scores[there, self.p.number]) from None
         return memory.scores[rows, self.p.number]
 
 

@@ -71,4 +71,4 @@ class Banzhaf(SampledMethod):
         def solve(scores: Tensor) -> Estimate:
             return solve_banzhaf(drawn[: len(scores)], (scores[:, 0] - scores[:, 1]) / 2)
 
-        return self.sampled(groups, game, Units(pairs, 2, count, least, solve))
+        return self.sampled(groups, game, Units(pairs, 2, count, least, solve, fitted=groups.count))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias
 
@@ -109,7 +110,8 @@ class ShapleyInteractions(SampledMethod):
             return solve_interactions(pairs, index, (here - there) / 2, (here + there) / 2, first)
 
         pairs = draw_pairs(m, (rows - 2 - alone) // 2, self.seed)
-        return self.sampled(groups, game, in_pairs(pairs, POOLED, solve), _matrix)
+        fitted = math.comb(m, 2) + m + (math.comb(m, 3) if alone else 0)  # of degree two, or three
+        return self.sampled(groups, game, in_pairs(pairs, POOLED, solve, fitted), _matrix)
 
     def ranked(self, values: Tensor) -> Tensor:
         return torch.ones(values.shape[:2], dtype=torch.bool).triu(1)

@@ -37,6 +37,7 @@ class Units:
         first: units after which it is first asked whether the answer is settled.
         there: how many units there are, where none is drawn twice; None is no end of them.
         in_scores: values are in units of the score.
+        fitted: numbers that ``solve`` fits to the sample.
     """
 
     rows: Rows
@@ -47,6 +48,7 @@ class Units:
     first: int = FIRST_LOOK
     there: int | None = None
     in_scores: bool = True
+    fitted: int = 0
 
     def estimate(self, scores: Tensor, whole: Tensor) -> Estimate:
         """From the scores of the first units, and those (B,) of the examples themselves.
@@ -222,7 +224,7 @@ class SampledMethod(BudgetedMethod):
                 break
         assert scores is not None
         made = placed(groups, game, found, place or groups.spread)
-        made.sample = evidence.Sample.of(scores) if units.left(len(scores)) else None
+        made.sample = evidence.Sample.of(scores, units.fitted) if units.left(len(scores)) else None
         if len(scores) < units.least:  # of which no spread can be seen
             made.standard_error = None
             made.freedom = None
@@ -281,10 +283,14 @@ def pairs_of(pairs: Pairs, change: Tensor, least: int, solve: Callable[[Pairs, T
         least: pairs.
         solve: an estimate from pairs, half the difference within each, and the change.
     """
-    return in_pairs(pairs, least, lambda sample, scores: solve(sample, (scores[:, 0] - scores[:, 1]) / 2, change))
+
+    def found(sample: Pairs, scores: Tensor) -> Estimate:
+        return solve(sample, (scores[:, 0] - scores[:, 1]) / 2, change)
+
+    return in_pairs(pairs, least, found, fitted=pairs.rows.shape[1])
 
 
-def in_pairs(pairs: Pairs, least: int, solve: Callable[[Pairs, Tensor], Estimate]) -> Units:
+def in_pairs(pairs: Pairs, least: int, solve: Callable[[Pairs, Tensor], Estimate], fitted: int) -> Units:
     """The same where ``solve`` makes the estimate of pairs and the two scores (n, 2, B) of each."""
     order = pairs.order
 
@@ -299,7 +305,7 @@ def in_pairs(pairs: Pairs, least: int, solve: Callable[[Pairs, Tensor], Estimate
         return solve(sample, every[kept])
 
     m = pairs.rows.shape[1]
-    return Units(rows, 2, len(pairs), least, found, there=2 ** (m - 1) - 1 if m < 62 else None)
+    return Units(rows, 2, len(pairs), least, found, there=2 ** (m - 1) - 1 if m < 62 else None, fitted=fitted)
 
 
 def mean_of(samples: Tensor, step: int) -> Estimate:

@@ -15,11 +15,10 @@ from torchwhy.engines.game import Game, Groups
 from torchwhy.engines.noise import draws
 from torchwhy.engines.process import solve
 from torchwhy.engines.slopes import PRICE, slopes
-from torchwhy.engines.spread import error_of_mean
 from torchwhy.engines.surrogate import POOLED, Estimate, draw_pairs, shapley_from_all
 from torchwhy.methods.base import Attribution, at_least
 from torchwhy.methods.coalitions import MOST_EXACT, all_scores, attribution
-from torchwhy.methods.sampling import SampledMethod, Units, ends, pairs_of
+from torchwhy.methods.sampling import SampledMethod, Units, ends, mean_of, pairs_of
 from torchwhy.registry import Info, register
 
 ORDERS = 25  # where nothing else is asked for
@@ -95,9 +94,12 @@ class ShapleyValues(SampledMethod):
         return self.sampled(groups, game, pairs_of(pairs, whole - nothing, POOLED, partial(solve, slopes=known)))
 
     def _slopes(self, groups: Groups, game: Game, rows: int) -> Tensor | None:
-        """Derivatives at some coalitions of all sizes, where the pairs that a budget also pays outnumber features."""
+        """Derivatives at some coalitions of all sizes, where the pairs that a budget also pays outnumber features.
+
+        Where it pays all pairs, these are exact in the end.
+        """
         m, count = groups.count, min(isqrt(rows) // 2, MOST_SLOPES)
-        if not self.gradients or count < 2 or (rows - PRICE * count) // 2 - 1 < m + POOLED:
+        if not self.gradients or count < 2 or rows == 2**m or (rows - PRICE * count) // 2 - 1 < m + POOLED:
             return None
         drawn = torch.rand(count, m + 1, generator=draws(self.seed, 38), dtype=torch.float64)
         share = (torch.arange(count)[:, None] + drawn[:, :1]) / count  # of the features that are present, on average
@@ -158,13 +160,7 @@ class ShapleyValueSampling(SampledMethod):
     def compute(self, p: Problem) -> Attribution:
         groups, game = self.game(p)
         count, step = self._count(game), 2 if self.antithetic else 1
-        units = _orders(self._drawn(groups.count, count), step)
-        if count < 2 * step:  # of which no spread can be seen
-            scores = game.evaluate(units.rows(slice(0, count * units.each)), "evaluating orders")
-            values = units.solve(scores.unflatten(0, (count, units.each)).double()).values
-            details = {"features": groups.count, "evaluations": game.evaluations}
-            return Attribution(groups.spread(values), details=details)
-        return self.sampled(groups, game, units)
+        return self.sampled(groups, game, _orders(self._drawn(groups.count, count), step))
 
     def _count(self, game: Game) -> int:
         """How many orders."""
@@ -200,11 +196,6 @@ def _orders(orders: Tensor, step: int) -> Units:
     def solve(scores: Tensor) -> Estimate:
         steps = scores.diff(dim=1)
         rises = torch.take_along_dim(steps, place[: len(scores), :, None].long(), 1)
-        values, independent = rises.mean(0), len(rises) // step
-        means = rises[: independent * step].unflatten(0, (independent, step)).mean(1)
-        if independent < 2:
-            return Estimate(values, torch.full_like(values, torch.inf), 1)
-        # An order without its reverse has at most the spread of two with theirs.
-        return Estimate(values, error_of_mean(means), independent - 1)
+        return mean_of(rises, step)
 
     return Units(rows, m + 1, count, 2 * step, solve)
