@@ -81,21 +81,22 @@ class EffectMetric(RemovalMetric):
     """A metric on what each position does to the score, beside everything, nothing, and random subsets of the others.
 
     Args:
-        n_subsets: beside which a position comes and goes, with everything and nothing.
+        n_subsets: beside which a position comes and goes: the first is everything, the second nothing.
     """
 
     n_subsets: int = 8
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("n_subsets", self.n_subsets, 2)
+        at_least("n_subsets", self.n_subsets, 1)
 
     def effects(self, removal: Removal) -> Effects:
         """What each position does."""
         count = removal.count
         generator = draws(self.seed, stream=66)
-        drawn = torch.rand(self.n_subsets - 2, count, generator=generator) < 0.5
-        beside = torch.cat([torch.ones(1, count, dtype=torch.bool), torch.zeros(1, count, dtype=torch.bool), drawn])
+        drawn = torch.rand(max(0, self.n_subsets - 2), count, generator=generator) < 0.5
+        ends = torch.tensor([[True], [False]]).expand(2, count)
+        beside = torch.cat([ends, drawn])[: self.n_subsets]
         turned = beside[:, None] ^ torch.eye(count, dtype=torch.bool)
         scores = wide(removal.game.evaluate(torch.cat([beside, turned.flatten(0, 1)])))
         there, other = scores[: len(beside), None], scores[len(beside) :].unflatten(0, (len(beside), count))
@@ -150,6 +151,7 @@ class NonSensitivity(EffectMetric):
         \text{ for all } S \} \right|
 
     S is everything, nothing and random subsets, so that an influence that shows beside few others alone can be missed.
+    The paper takes everything: ``n_subsets=1``.
 
     Args:
         zero: attributions of no more than this share of the largest count as 0.
@@ -310,7 +312,7 @@ class ModelLinearity(Metric):
         {\| a\,\phi(f) \|_2 + \| b\,\phi(g) \|_2}
 
     :math:`f` is the method's model and :math:`g` another one, or a random linear term of the inputs, of the size of
-    what they change in the score. The same target is explained of all three: an output, or what is linear in the outputs.
+    what they change in the score. The same target is explained of all three: an output, or what is linear in outputs.
 
     Args:
         other: :math:`g`, from the same arguments to outputs of the same form; None plants the term.

@@ -28,6 +28,7 @@ from torchwhy.metrics.rating import Curve, Rating
 Positions: TypeAlias = str | int | Tensor | tuple[Tensor, ...]
 
 MOST_POSITIONS = 256  # of a map in patches
+CHECKED = 8  # examples, among others than before, that show a model which draws numbers or mixes rows
 NAMED = ("elements", "pixels", "patches", "superpixels", "tokens")
 
 
@@ -249,7 +250,7 @@ def removal(
 
     def play() -> tuple[Groups, Game, Positions]:
         groups = places(p.point, positions) if isinstance(positions, str | int) else Groups(p.point, positions)
-        return groups, Game(p, groups, fill), positions  # the positions live as long as their id is a key
+        return groups, _game(judged, groups, fill), positions  # the positions live as long as their id is a key
 
     groups, game, _ = judged.remember(("game", name, fill), play)
 
@@ -263,9 +264,23 @@ def removal(
         examples = torch.arange(p.size, device=rank.device)
         ids = groups.ids.map(lambda i: numbers[examples.view(-1, *[1] * (i.ndim - 1)), i])
         ranked = Places(p.point, ids, [(groups.count,)], kept=groups.kept)
-        return Removal(p, groups, fill, game, judged.values, values, rank, Game(p, ranked, fill))
+        return Removal(p, groups, fill, game, judged.values, values, rank, _game(judged, ranked, fill))
 
     return judged.remember(("order", name, fill, absolute, mean, seed), order, of_values=True)
+
+
+def _game(judged: Judged, groups: Groups, fill: Fill) -> Game:
+    """A game whose point is not evaluated again where some of many examples show that they keep their scores."""
+    p, game = judged.p, Game(judged.p, groups, fill)
+
+    def checked() -> bool:
+        rows = torch.arange(CHECKED, device=p.inputs.device)
+        p.check_again(torch.cat([p.rows_scores(p.point[:CHECKED], rows), p.scores[CHECKED:]]))
+        return True
+
+    if p.size > CHECKED and judged.remember("checked", checked):
+        game.know_point()
+    return game
 
 
 def totals(values: Tensors, groups: Groups) -> Tensor:
