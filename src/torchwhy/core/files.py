@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from torchwhy.core.errors import TorchwhyError
 
@@ -22,3 +25,19 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | memoryview) -> 
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def write_page_or_numbers(
+    path: str | os.PathLike[str], what: str, page: Callable[[], str], numbers: Callable[[], dict[str, Any]]
+) -> Path:
+    """Write a page where the path ends in .html, or numbers where it ends in .json.
+
+    Raises:
+        TorchwhyError: another ending, or the path cannot be written.
+    """
+    ending = Path(path).suffix.lower()
+    if ending not in (".html", ".json"):
+        raise TorchwhyError(f"{what} is saved as .html or .json, not {Path(path).name!r}")
+    text = page() if ending == ".html" else json.dumps(numbers(), indent=2)
+    write_atomically(path, text.encode())
+    return Path(path)

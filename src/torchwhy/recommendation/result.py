@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from torchwhy.core.errors import TorchwhyError
-from torchwhy.core.files import write_atomically
+from torchwhy.core.files import write_page_or_numbers
 from torchwhy.methods import Method
 from torchwhy.recommendation.scores import Judgement
 
@@ -328,12 +327,7 @@ class Recommendation:
         """
         from torchwhy.render.comparison import page
 
-        ending = Path(path).suffix.lower()
-        if ending not in (".html", ".json"):
-            raise TorchwhyError(f"a comparison is saved as .html or .json, not {Path(path).name!r}")
-        text = page(self) if ending == ".html" else json.dumps(self.as_dict(), indent=2)
-        write_atomically(path, text.encode())
-        return Path(path)
+        return write_page_or_numbers(path, "a comparison", lambda: page(self), self.as_dict)
 
     def _repr_html_(self) -> str:
         from torchwhy.render.comparison import fragment

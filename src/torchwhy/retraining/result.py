@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from torchwhy.core.errors import TorchwhyError
-from torchwhy.core.files import write_atomically
+from torchwhy.core.files import write_page_or_numbers
 from torchwhy.recommendation.statistics import LEVEL, holm
 
 if TYPE_CHECKING:
@@ -314,12 +314,7 @@ class Retraining:
         """
         from torchwhy.render.retraining import page
 
-        ending = Path(path).suffix.lower()
-        if ending not in (".html", ".json"):
-            raise TorchwhyError(f"a retraining is saved as .html or .json, not {Path(path).name!r}")
-        text = page(self) if ending == ".html" else json.dumps(self.as_dict(), indent=2)
-        write_atomically(path, text.encode())
-        return Path(path)
+        return write_page_or_numbers(path, "a retraining", lambda: page(self), self.as_dict)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Retraining:
