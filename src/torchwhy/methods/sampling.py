@@ -222,7 +222,6 @@ class SampledMethod(BudgetedMethod):
             reached = rule.settled(found, look, self.ranked(found.values)) if rule else None
             if not complete or (reached is not None and reached.all()):
                 break
-        assert scores is not None
         made = placed(groups, game, found, place or groups.spread)
         made.sample = evidence.Sample.of(scores, units.fitted) if units.left(len(scores)) else None
         if len(scores) < units.least:  # of which no spread can be seen
