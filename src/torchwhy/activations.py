@@ -440,8 +440,7 @@ def _batches(
     model: Any, inputs: TensorOrTensors, extra: Any, batch_size: int, what: str, progress: bool | None
 ) -> Iterator[tuple[Tensors, Arguments]]:
     """Some examples after the other, with the arguments that belong to them; the model is guarded meanwhile."""
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise TorchwhyError(f"batch_size counts examples, a whole number of at least 1, not {batch_size!r}")
+    at_least("batch_size", batch_size, 1)
     tensors = as_tensors(inputs)[0]
     check_inputs(tensors)
     arguments = as_arguments(extra)

@@ -35,6 +35,12 @@ def at_least(name: str, value: Any, least: int) -> None:
         raise TorchwhyError(f"{name} is a whole number of at least {least}, not {value!r}")
 
 
+def a_share(name: str, value: Any) -> None:
+    """An option that is a part of something, never all of it."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise TorchwhyError(f"{name} is a share, a number of at least 0 and below 1, not {value!r}")
+
+
 def one_of(name: str, value: Any, known: tuple[str, ...]) -> None:
     """An option that is one of some words."""
     if value not in known:

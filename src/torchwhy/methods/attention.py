@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from torchwhy.core.errors import TorchwhyError
+from torchwhy.core.options import a_share
 from torchwhy.core.problem import Problem
 from torchwhy.core.tensors import Tensors, accumulator
 from torchwhy.engines.rules.attention import Attended, Attention
@@ -132,8 +133,8 @@ class AttentionRollout(_Flow):
         super().__post_init__()
         if self.heads not in ("mean", "max", "min"):
             raise TorchwhyError(f"heads are fused by 'mean', 'max' or 'min', not {self.heads!r}")
-        _share("discard", self.discard)
-        _share("residual", self.residual)
+        a_share("discard", self.discard)
+        a_share("residual", self.residual)
 
     def _flow(self, layers: list[Attention]) -> Tensor:
         total = _eye(layers[0].weights)
@@ -148,11 +149,6 @@ class AttentionRollout(_Flow):
         count = int(self.discard * fused[0].numel())
         limit = fused.flatten(1).kthvalue(count + 1, 1).values[:, None, None]
         return torch.where(fused >= limit, fused, 0)
-
-
-def _share(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise TorchwhyError(f"{name} is a share from 0 to below 1, not {value!r}")
 
 
 @register(

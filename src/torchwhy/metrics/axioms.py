@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from torchwhy.core.errors import TorchwhyError, UnsupportedError
 from torchwhy.core.evidence import relative_gap, rounding
-from torchwhy.core.options import at_least
+from torchwhy.core.options import a_share, at_least
 from torchwhy.core.site import Site
 from torchwhy.core.target import Target, TargetLike, main_part
 from torchwhy.core.tensors import Tensors
@@ -173,7 +173,7 @@ class NonSensitivity(EffectMetric):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_share("zero", self.zero)
+        a_share("zero", self.zero)
 
     def measure(self, removal: Removal) -> Rating:
         sizes = removal.values.abs()
@@ -221,7 +221,7 @@ class Symmetry(EffectMetric):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_share("alike", self.alike)
+        a_share("alike", self.alike)
 
     def measure(self, removal: Removal) -> Rating:
         effects, values = self.effects(removal), removal.values
@@ -232,11 +232,6 @@ class Symmetry(EffectMetric):
         largest = values.abs().amax(1)
         value = apart / torch.where(largest > 0, largest, 1)
         return Rating.where(twins.any((1, 2)), value, "the model treats no two positions alike")
-
-
-def _check_share(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise TorchwhyError(f"{name} is a share, a number of at least 0 and below 1, not {value!r}")
 
 
 @register_metric(
@@ -287,9 +282,7 @@ class Linearity(Metric):
         other = p.aimed([_mean if self.other is None else self.other])[0].target
         both = _sum(p.target, other)
         f, g, whole = (judged.values, judged._explained(p.about(other)), judged._explained(p.about(both)))
-        size = _norm(f) + _norm(g)
-        value = _norm(whole - f - g) / torch.where(size > 0, size, 1)
-        return Rating.where((size > 0) | (_norm(whole) == 0), value, f"for both scores, {ALL_ZERO}")
+        return _added_up(whole, f, g, "scores")
 
 
 @register_metric(
@@ -361,9 +354,14 @@ class ModelLinearity(Metric):
         a, b = map(float, self.weights)
         f, g = a * judged.values, b * judged.with_model(other)
         whole = judged.with_model(summed(p.model, other, (a, b)))
-        size = _norm(f) + _norm(g)
-        value = _norm(whole - f - g) / torch.where(size > 0, size, 1)
-        return Rating.where((size > 0) | (_norm(whole) == 0), value, f"for both models, {ALL_ZERO}")
+        return _added_up(whole, f, g, "models")
+
+
+def _added_up(whole: Tensors, f: Tensors, g: Tensors, what: str) -> Rating:
+    """How far an explanation is from the sum of two, in parts of their size."""
+    size = _norm(f) + _norm(g)
+    value = _norm(whole - f - g) / torch.where(size > 0, size, 1)
+    return Rating.where((size > 0) | (_norm(whole) == 0), value, f"for both {what}, {ALL_ZERO}")
 
 
 def _factor(value: Any) -> bool:

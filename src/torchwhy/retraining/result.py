@@ -401,4 +401,4 @@ def _points(value: float, error: float | None) -> str:
 
 
 def _signed(value: float) -> str:
-    return f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
+    return _plain((value, None), signed=True)

@@ -123,13 +123,8 @@ def _noise(p: Problem, method: Method, values: Tensors) -> tuple[Tensor, Answer]
     again = method._compute(p.moved(copies.merge(), 2)).values
     found = Likeness("pearson", values)(again).mean(0)
 
-    def judge(r: float, i: int) -> tuple[Status, str]:
-        told = f"noise of {100 * NOISE:.0f} % of the input's range leaves a correlation of {_two(r)} with it"
-        if r >= STABLE:
-            return "pass", told
-        return ("warn", f"it is not stable: {told}") if r < UNSTABLE else ("unknown", told)
-
-    return found, judge
+    told = f"noise of {100 * NOISE:.0f} % of the input's range leaves a correlation of {{}} with it"
+    return found, _graded(told, STABLE, UNSTABLE, "it is not stable")
 
 
 def _baseline(p: Problem, method: Method, values: Tensors) -> tuple[Tensor, Answer]:
@@ -148,13 +143,20 @@ def _baseline(p: Problem, method: Method, values: Tensors) -> tuple[Tensor, Answ
         raise UnsupportedError(f"with {words} instead of the baseline nothing changes")
     found = Likeness("pearson", values)(again)[0]
 
-    def judge(r: float, i: int) -> tuple[Status, str]:
-        told = f"with {words} instead of the baseline the explanation correlates with it by {_two(r)}"
-        if r >= SETTLED:
-            return "pass", told
-        return ("warn", f"it depends on the baseline: {told}") if r < ARBITRARY else ("unknown", told)
+    told = f"with {words} instead of the baseline the explanation correlates with it by {{}}"
+    return found, _graded(told, SETTLED, ARBITRARY, "it depends on the baseline")
 
-    return found, judge
+
+def _graded(words: str, enough: float, little: float, alarm: str) -> Answer:
+    """A correlation that passes from ``enough`` on and warns below ``little``, told in words with a place for it."""
+
+    def judge(r: float, i: int) -> tuple[Status, str]:
+        told = words.format(_two(r))
+        if r >= enough:
+            return "pass", told
+        return ("warn", f"{alarm}: {told}") if r < little else ("unknown", told)
+
+    return judge
 
 
 def _other_base(p: Problem) -> tuple[Tensors, str]:
